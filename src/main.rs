@@ -1,0 +1,2 @@
+//! glint
+fn main() {}
