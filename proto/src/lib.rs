@@ -17,7 +17,6 @@ pub use status::{KindOf, status};
 #[expect(
     missing_docs,
     clippy::allow_attributes_without_reason,
-    clippy::large_enum_variant,
     reason = "generated code; the .proto files carry the documentation"
 )]
 pub mod v1 {

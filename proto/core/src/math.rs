@@ -5,7 +5,7 @@
 //! multiply-adds, so scalar code, SIMD lanes and CUDA give the same bits. Errors are below 1.5 units in the last
 //! place (tested). Arguments are what a sampler needs; results that would be subnormal are 0.
 
-const LN2_HI: f32 = 0.693_359_375; // 10 bits, so that n * LN2_HI is exact for |n| < 2^13
+const LN2_HI: f32 = 355.0 / 512.0; // 10 bits, so that n * LN2_HI is exact for |n| < 2^13
 const LN2_LO: f32 = -2.121_944_4e-4;
 
 /// Returns e to the power of `x`, 0 below −87.3, infinity above 88.7.
