@@ -9,9 +9,9 @@ use tracing_subscriber::EnvFilter;
 /// The switches of logging, the same for each role.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogConfig {
-    /// What to log: a level, or directives such as `info,glint_router=debug`.
-    #[arg(long, env = "GLINT_LOG", default_value = "info", global = true)]
-    pub log: String,
+    /// What to log: a level, or directives such as `info,glint_router=debug` [default: info; of `up`: warn].
+    #[arg(long, env = "GLINT_LOG", global = true)]
+    pub log: Option<String>,
 
     /// Form of the log.
     #[arg(long, env = "GLINT_LOG_FORMAT", value_enum, default_value = "text", global = true)]
@@ -40,14 +40,15 @@ pub enum LogError {
     },
 }
 
-/// Sets logging up for the whole process; a second call changes nothing.
+/// Sets logging up for the whole process, at `default_filter` where none was asked for; a second call changes nothing.
 ///
 /// # Errors
 ///
 /// When the filter cannot be read.
-pub fn init(config: &LogConfig) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|e| LogError::Filter { filter: config.log.clone(), why: e.to_string() })?;
+pub fn init(config: &LogConfig, default_filter: &str) -> Result<(), LogError> {
+    let filter = config.log.as_deref().unwrap_or(default_filter);
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|e| LogError::Filter { filter: filter.into(), why: e.to_string() })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -66,8 +67,8 @@ mod tests {
 
     #[test]
     fn a_bad_filter_is_named() {
-        let config = LogConfig { log: "a=b=c".into(), log_format: LogFormat::Text };
-        let error = init(&config).unwrap_err().to_string();
+        let config = LogConfig { log: Some("a=b=c".into()), log_format: LogFormat::Text };
+        let error = init(&config, "info").unwrap_err().to_string();
         assert!(error.starts_with("--log \"a=b=c\" is no filter"), "{error}");
     }
 }
