@@ -6,27 +6,26 @@
 //! token it continues from is known, because the ranks append drawn tokens themselves. The price is that a stop is
 //! seen one step late; the surplus token is thrown away.
 //!
-//! Keys and values live in blocks of 16 tokens (`Pool`), counted, shared between equal prefixes and evicted oldest
+//! Keys and values live in blocks of 16 tokens ([`Pool`]), counted, shared between equal prefixes and evicted oldest
 //! leaf first. When they run out, the youngest sequence gives its blocks back and is computed again later;
 //! its tokens stay, so nobody notices but the clock.
 //!
 //! Left out: how logits come about (`worker/model`), who talks to whom (`worker`), text (the router).
 //!
-//! ```text
-//! Engine::new(EngineConfig, E: Executor) -> Result<Engine<E>, ConfigError>
-//! engine.add(EngineRequest, now: Instant) -> Result<SequenceId, AdmitError>
-//! engine.abort(SequenceId) -> Option<Usage>             // None: unknown or over; no event follows
-//! engine.step(&dyn Fn() -> Instant) -> Result<Vec<Event>, ExecutorError>
-//! engine.take_delta() -> BlockDelta { removed: Vec<WireHash>, stored: Vec<BlockRun { parent, hashes }> }
-//! engine.snapshot() -> Vec<BlockRun>                    // take the delta first
-//! engine.load() -> LoadSnapshot; engine.load_by_tag() -> HashMap<u64, TagLoad>
-//! engine.is_idle() -> bool; engine.set_intake(Intake); engine.executor_mut() -> &mut E
-//! ```
+//! Start with [`Engine`]; [`sim`] is an executor that needs no model and checks every plan it gets.
 
 mod config;
+mod engine;
 mod executor;
+mod pool;
+mod rates;
 mod request;
+mod scheduler;
+mod sequence;
+pub mod sim;
 
 pub use config::{ConfigError, EngineConfig, Intake, PrefixCache};
+pub use engine::{Engine, TagLoad};
 pub use executor::{Executor, ExecutorError};
+pub use pool::{BlockDelta, BlockRun, Contents, Hit, NameBlock, NodeRef, Parent, Pool};
 pub use request::{AdmitError, EngineRequest, Event, SequenceId};
