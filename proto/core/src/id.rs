@@ -75,6 +75,11 @@ label!(
     "group"
 );
 label!(
+    /// A cluster: several may share one registry.
+    ClusterId,
+    "cluster"
+);
+label!(
     /// A router process.
     RouterId,
     "router"

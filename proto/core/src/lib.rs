@@ -19,7 +19,7 @@ pub mod step;
 
 pub use block::{BLOCK_SIZE_TOKENS, BlockHash, Namespace, WireHash};
 pub use failure::{Failure, Kind};
-pub use id::{Epoch, GroupId, ModelDigest, ModelId, Numerics, RouterId};
+pub use id::{ClusterId, Epoch, GroupId, ModelDigest, ModelId, Numerics, RouterId};
 pub use load::{Credits, LoadSnapshot};
 pub use sampling::{FinishReason, SamplingError, SamplingParams, TokenLogprobs, Usage};
 pub use step::{Chunk, SequenceStart, StepOutcome, StepPlan};

@@ -1,1 +1,176 @@
-//! glint-fleet
+//! Who is there?
+//!
+//! Groups, routers and the operator meet in a small registry of keys, most of them under a *lease*: a key vanishes when
+//! its writer no longer keeps the lease alive. The registry is etcd, or the memory of one process ([`Memory`]), which
+//! [`serve`] gives to others over loopback. All three mean the same; one contract test says so.
+//!
+//! **Invariant.** The registry is not the truth about life. A watch never ends; when the registry is away, it says so
+//! ([`Change::Away`]) and goes on by itself, and whoever watches decides what a deleted key means.
+//!
+//! Start with [`Fleet`]; [`Keys`] knows the layout of keys, [`Registration`] keeps a writer's keys there.
+
+mod backoff;
+mod etcd;
+mod follow;
+mod keys;
+mod memory;
+mod registration;
+mod remote;
+mod serve;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use glint_core::{Failure, Kind};
+
+pub use etcd::Etcd;
+pub use keys::Keys;
+pub use memory::Memory;
+pub use prost::bytes::Bytes;
+pub use registration::Registration;
+pub use remote::Remote;
+pub use serve::serve;
+
+/// Names a lease within one registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(pub u64);
+
+/// Something that happened below a watched prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A key has this value.
+    Put {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: Bytes,
+    },
+    /// A key is gone: deleted, or its lease ended.
+    Deleted {
+        /// The key.
+        key: String,
+    },
+    /// Everything that was there has been told. Comes first after the present keys, and after each time away.
+    Synced,
+    /// The registry cannot be reached; what is known may be old.
+    Away {
+        /// For the log.
+        reason: String,
+    },
+}
+
+/// A registry. Every wait is bounded; operations that change something may be repeated.
+pub trait Fleet: Send + Sync + std::fmt::Debug + 'static {
+    /// Returns a new lease that ends when it is not kept alive for `ttl` (at least a second or two in etcd).
+    ///
+    /// # Errors
+    ///
+    /// The registry cannot be reached.
+    fn grant(&self, ttl: Duration) -> BoxFuture<'_, Result<LeaseId, FleetError>>;
+
+    /// Keeps a lease alive; returns false if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// The registry cannot be reached.
+    fn keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<bool, FleetError>>;
+
+    /// Ends a lease and deletes its keys; nothing if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// The registry cannot be reached.
+    fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), FleetError>>;
+
+    /// Sets a key; without a lease it stays. Returns false if the lease has ended.
+    ///
+    /// # Errors
+    ///
+    /// The registry cannot be reached, or takes no more.
+    fn put(
+        &self,
+        key: String,
+        value: Bytes,
+        lease: Option<LeaseId>,
+    ) -> BoxFuture<'_, Result<bool, FleetError>>;
+
+    /// Deletes a key; nothing if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The registry cannot be reached.
+    fn delete(&self, key: String) -> BoxFuture<'_, Result<(), FleetError>>;
+
+    /// Returns keys and values below a prefix, in the order of keys.
+    ///
+    /// # Errors
+    ///
+    /// The registry cannot be reached.
+    fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<(String, Bytes)>, FleetError>>;
+
+    /// Tells what is below a prefix, then each change in order. Never ends.
+    fn watch(&self, prefix: String) -> BoxStream<'static, Change>;
+}
+
+/// Returns the registry that a `--fleet` flag names: `remote:http://HOST:PORT` or `etcd:http://HOST:PORT[,…]`.
+///
+/// Nothing is reached yet: a registry that is away is waited for.
+///
+/// # Errors
+///
+/// The URL is none of these.
+pub fn open(url: &str) -> Result<Arc<dyn Fleet>, FleetError> {
+    let bad = || FleetError::BadUrl { url: url.to_owned() };
+    match url.split_once(':').ok_or_else(bad)? {
+        ("remote", address) => Ok(Arc::new(Remote::new(address).ok_or_else(bad)?)),
+        ("etcd", addresses) => {
+            let endpoints: Vec<String> = addresses.split(',').map(str::to_owned).collect();
+            if endpoints.iter().any(|endpoint| !endpoint.starts_with("http")) {
+                return Err(bad());
+            }
+            Ok(Arc::new(Etcd::new(endpoints)))
+        }
+        _ => Err(bad()),
+    }
+}
+
+/// What went wrong with the registry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FleetError {
+    /// It cannot be reached, or did not answer in time.
+    #[error("the registry cannot be reached: {reason}")]
+    Away {
+        /// What the transport says.
+        reason: String,
+    },
+    /// It takes no more.
+    #[error("the registry is full: {reason}")]
+    Full {
+        /// Which bound.
+        reason: String,
+    },
+    /// A `--fleet` flag that names no registry.
+    #[error("{url:?} is no registry, use remote:http://HOST:PORT or etcd:http://HOST:PORT")]
+    BadUrl {
+        /// What was given.
+        url: String,
+    },
+}
+
+impl Failure for FleetError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Away { .. } => Kind::Unavailable,
+            Self::Full { .. } => Kind::Exhausted,
+            Self::BadUrl { .. } => Kind::Invalid,
+        }
+    }
+}
+
+impl FleetError {
+    pub(crate) fn away(error: &impl std::fmt::Display) -> Self {
+        Self::Away { reason: error.to_string() }
+    }
+}
