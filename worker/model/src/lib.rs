@@ -1,1 +1,6 @@
 //! glint-model
+
+pub mod tiny;
+mod write;
+
+pub use write::WriteError;
