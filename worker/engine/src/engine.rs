@@ -1,7 +1,7 @@
 //! How does a request become tokens?
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use glint_core::{LoadSnapshot, Namespace, Usage};
 
@@ -99,7 +99,8 @@ impl<E: Executor> Engine<E> {
             return Err(AdmitError::Draining);
         }
         let tokens_max = self.check(&request)?;
-        let waiting = self.scheduler.waiting.len() as u32;
+        // Each that was complete when it came has two events here until the next step, and counts as waiting.
+        let waiting = (self.scheduler.waiting.len() + self.events.len() / 2) as u32;
         let waiting_max = self.config.waiting_max;
         if waiting >= waiting_max {
             return Err(AdmitError::QueueFull { waiting, waiting_max });
@@ -126,8 +127,7 @@ impl<E: Executor> Engine<E> {
             now,
         });
         if let Some(reason) = sequence.end() {
-            let waited = now.saturating_duration_since(now);
-            self.events.push(Event::Started { id, cached_tokens: 0, waited });
+            self.events.push(Event::Started { id, cached_tokens: 0, waited: Duration::ZERO });
             self.events.push(Event::Finished { id, reason, usage: sequence.usage() });
         } else {
             self.scheduler.add(sequence);
