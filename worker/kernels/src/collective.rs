@@ -18,12 +18,13 @@
 //! Left out: encryption (ranks of a group trust their network; the token only keeps strangers and stale
 //! ranks out), and GPUs (NCCL has its own launcher). Start with [`shared`] for the algorithm, then `tcp`.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 mod address;
+mod call;
+mod error;
 mod liveness;
 mod region;
 mod rendezvous;
@@ -31,6 +32,8 @@ pub mod shared;
 mod solo;
 pub mod tcp;
 
+use call::{Call, Kind, RawCall};
+pub use error::CollectiveError;
 pub use rendezvous::{Host, Transport, host, join};
 pub use shared::{SharedCollective, threads};
 pub use solo::Solo;
@@ -71,12 +74,8 @@ pub trait Collective: Send {
     ///
     /// # Errors
     /// See [`CollectiveError`]; the contents of `out` are then unspecified.
-    fn gather(
-        &mut self,
-        root: usize,
-        x: &[f32],
-        out: &mut Vec<f32>,
-    ) -> Result<(), CollectiveError>;
+    fn gather(&mut self, root: usize, x: &[f32], out: &mut Vec<f32>)
+    -> Result<(), CollectiveError>;
 
     /// Copies `bytes` of rank `root` to all ranks; the length is the same on every rank.
     ///
@@ -123,67 +122,6 @@ impl<C: Collective + ?Sized> Collective for Box<C> {
 
     fn barrier(&mut self) -> Result<(), CollectiveError> {
         (**self).barrier()
-    }
-}
-
-/// Why a group's operation, or its forming, came to nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CollectiveError {
-    /// A rank did not come in time: it is stopped, overloaded, or cut off.
-    #[error("rank {rank} did not come to {op} within {} ms", waited.as_millis())]
-    Timeout {
-        /// The rank that did not come.
-        rank: usize,
-        /// What the others were doing.
-        op: &'static str,
-        /// How long this rank waited for it.
-        waited: Duration,
-    },
-    /// A rank is gone, or gave up on the group.
-    #[error("rank {rank} is lost: {why}")]
-    PeerLost {
-        /// The rank that is lost.
-        rank: usize,
-        /// What was seen.
-        why: String,
-    },
-    /// Another thread of this process called [`AbortHandle::abort`].
-    #[error("the group was aborted")]
-    Aborted,
-    /// Two ranks called different operations, or the same with lengths that do not fit.
-    #[error("ranks are out of step: this rank called {ours}, rank {rank} called {theirs}")]
-    Mismatch {
-        /// The rank that called something else.
-        rank: usize,
-        /// What this rank called.
-        ours: String,
-        /// What that rank called.
-        theirs: String,
-    },
-    /// The group at this address is another one, or does not want this rank.
-    #[error("cannot join the group at {address}: {why}")]
-    Refused {
-        /// Where the group was to be.
-        address: String,
-        /// What does not fit.
-        why: String,
-    },
-    /// An argument cannot be right on any rank.
-    #[error("{0}")]
-    Invalid(String),
-    /// The operating system refused memory or a socket.
-    #[error("cannot {what}: {why}")]
-    System {
-        /// What was asked of it, as a verb phrase.
-        what: String,
-        /// What it said.
-        why: String,
-    },
-}
-
-impl CollectiveError {
-    fn system(what: impl Into<String>, error: impl fmt::Display) -> Self {
-        Self::System { what: what.into(), why: error.to_string() }
     }
 }
 
@@ -242,109 +180,5 @@ impl Group {
             )));
         }
         Ok(())
-    }
-}
-
-/// What a rank calls, in a form that two ranks can compare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Call {
-    kind: Kind,
-    /// The receiving or sending rank, 0 where there is none.
-    root: u32,
-    /// Values for sums and gathers, bytes for broadcasts, 0 for barriers.
-    len: u64,
-}
-
-/// The operations, numbered as they travel between processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-enum Kind {
-    AllReduce = 1,
-    Gather = 2,
-    Broadcast = 3,
-    Barrier = 4,
-}
-
-impl Kind {
-    fn of(number: u32) -> Option<Self> {
-        [Self::AllReduce, Self::Gather, Self::Broadcast, Self::Barrier]
-            .into_iter()
-            .find(|kind| *kind as u32 == number)
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::AllReduce => "all_reduce_sum",
-            Self::Gather => "gather",
-            Self::Broadcast => "broadcast",
-            Self::Barrier => "barrier",
-        }
-    }
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, root, len } = self;
-        match kind {
-            Kind::AllReduce => write!(f, "all_reduce_sum of {len} values"),
-            Kind::Gather => write!(f, "gather of {len} values to rank {root}"),
-            Kind::Broadcast => write!(f, "broadcast of {len} bytes from rank {root}"),
-            Kind::Barrier => f.write_str("barrier"),
-        }
-    }
-}
-
-impl Call {
-    /// Checks the arguments that can be checked without the others.
-    fn new(kind: Kind, root: usize, len: usize, world_size: usize) -> Result<Self, CollectiveError> {
-        let limit = if kind == Kind::Broadcast { VALUES_MAX * size_of::<f32>() } else { VALUES_MAX };
-        if root >= world_size {
-            return Err(CollectiveError::Invalid(format!(
-                "{} names rank {root} in a group of {world_size}",
-                kind.name()
-            )));
-        }
-        if len > limit {
-            return Err(CollectiveError::Invalid(format!(
-                "{} of {len} is above the limit of {limit}",
-                kind.name()
-            )));
-        }
-        Ok(Self { kind, root: root as u32, len: len as u64 })
-    }
-
-    /// Compares with what `rank` called, given as it came from the wire or the segment.
-    ///
-    /// Only a gather may bring another length, and never more than [`VALUES_MAX`].
-    fn agree(&self, rank: usize, theirs: RawCall) -> Result<usize, CollectiveError> {
-        let mismatch = |theirs: String| CollectiveError::Mismatch {
-            rank,
-            ours: self.to_string(),
-            theirs,
-        };
-        let Some(kind) = Kind::of(theirs.kind) else {
-            return Err(mismatch(format!("operation number {}", theirs.kind)));
-        };
-        let theirs = Call { kind, root: theirs.root, len: theirs.len };
-        let len_fits =
-            self.len == theirs.len || (kind == Kind::Gather && theirs.len <= VALUES_MAX as u64);
-        if kind != self.kind || theirs.root != self.root || !len_fits {
-            return Err(mismatch(theirs.to_string()));
-        }
-        Ok(theirs.len as usize)
-    }
-}
-
-/// A [`Call`] as another process wrote it, not yet believed.
-#[derive(Clone, Copy, Debug)]
-struct RawCall {
-    kind: u32,
-    root: u32,
-    len: u64,
-}
-
-impl From<Call> for RawCall {
-    fn from(call: Call) -> Self {
-        Self { kind: call.kind as u32, root: call.root, len: call.len }
     }
 }

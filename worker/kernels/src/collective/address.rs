@@ -46,9 +46,16 @@ impl fmt::Debug for Token {
 /// A parsed address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
-    SharedMemory { name: String, token: Token },
+    SharedMemory {
+        name: String,
+        token: Token,
+    },
     /// `host` is a name, an IPv4 address, or an IPv6 address in brackets.
-    Tcp { host: String, port: u16, token: Token },
+    Tcp {
+        host: String,
+        port: u16,
+        token: Token,
+    },
 }
 
 impl Address {
@@ -78,8 +85,11 @@ impl Address {
                 let (host, port) = place.rsplit_once(':')?;
                 let port = port.parse().ok().filter(|&port| port != 0)?;
                 let bracketed = host.starts_with('[') && host.ends_with(']');
-                (!host.is_empty() && (bracketed || !host.contains(':')))
-                    .then(|| Self::Tcp { host: host.to_owned(), port, token })
+                (!host.is_empty() && (bracketed || !host.contains(':'))).then(|| Self::Tcp {
+                    host: host.to_owned(),
+                    port,
+                    token,
+                })
             }
             _ => None,
         }

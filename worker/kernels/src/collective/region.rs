@@ -131,9 +131,8 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 fn region_bytes(world_size: usize) -> usize {
-    let bytes = size_of::<Header>()
-        + world_size * size_of::<Control>()
-        + world_size * 2 * SLOT_BYTES;
+    let bytes =
+        size_of::<Header>() + world_size * size_of::<Control>() + world_size * 2 * SLOT_BYTES;
     bytes.next_multiple_of(PAGE_BYTES)
 }
 
@@ -288,7 +287,10 @@ impl Region {
         assert!(bytes.len() <= SLOT_BYTES, "{} bytes do not fit into a slot", bytes.len());
         // SAFETY: the length was checked; `bytes` is a Rust slice, which a slot never overlaps unless it came from
         // `read`, and then it would be a slot that is read now, not one to write.
-        unsafe { self.slot(rank, parity).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) }
+        unsafe {
+            self.slot(rank, parity)
+                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len())
+        }
     }
 
     /// Returns the first `len` bytes of a slot, aligned for any number.

@@ -10,14 +10,12 @@
 //!
 //! A sum is then: fill, one round, add all slots in rank order. With three or more ranks and a long vector every
 //! rank would read everything, so it adds only its own part and a second round exchanges the parts; the bits are the
-//! same. Waiting begins with a spin of a microsecond or two (the others usually come at once), goes on by giving the
-//! core away (there may be more ranks than cores), and ends in a futex sleep in short naps, between which the abort
-//! flag, the state of the others and the time are looked at.
+//! same. How a rank waits for the others is in [`wait`].
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::thread::futex;
 
@@ -25,23 +23,16 @@ use super::liveness::ProcessId;
 use super::region::{Region, SLOT_BYTES, State};
 use super::{AbortHandle, Call, Collective, CollectiveError, Group, Kind, RawCall, WORLD_SIZE_MAX};
 
+mod wait;
+
 /// f32 values that one rank can bring to one round.
 const SLOT_VALUES: usize = SLOT_BYTES / size_of::<f32>();
 
 /// From here on two rounds with a part each are cheaper than one round in which everybody adds everything.
 const PARTS_FROM_VALUES: usize = 8192;
 
-/// Looks before the core is offered to others: about two microseconds.
-const SPIN_LOOKS: u32 = 64;
-
 /// How long the core is offered to others before the first sleep, if each rank can have a core of its own.
 const YIELD_FOR: Duration = Duration::from_micros(100);
-
-/// The longest sleep without a look at the abort flag and the clock.
-const NAP: Duration = Duration::from_millis(4);
-
-/// How often the process table is asked whether a missing rank is alive.
-const LIVENESS_EVERY: Duration = Duration::from_millis(20);
 
 /// Makes a group of `world_size` ranks in this process, one to be moved to each thread.
 ///
@@ -73,12 +64,6 @@ pub struct SharedCollective {
     lens: Vec<usize>,
     yield_for: Duration,
     failure: Option<CollectiveError>,
-}
-
-/// How a wait looks at others when it has been long; made once per round, when the first wait is long.
-struct Patience {
-    since: Instant,
-    liveness_asked: Instant,
 }
 
 impl SharedCollective {
@@ -128,15 +113,7 @@ impl SharedCollective {
 
     /// Makes `error` this rank's last word, and tells the others whose fault it is.
     fn fail(&mut self, error: CollectiveError) -> CollectiveError {
-        let culprit = match &error {
-            CollectiveError::Timeout { rank, .. }
-            | CollectiveError::PeerLost { rank, .. }
-            | CollectiveError::Mismatch { rank, .. } => *rank,
-            CollectiveError::Aborted
-            | CollectiveError::Refused { .. }
-            | CollectiveError::Invalid(_)
-            | CollectiveError::System { .. } => self.rank,
-        };
+        let culprit = error.culprit(self.rank);
         let control = self.region.control(self.rank);
         control.culprit.store(culprit as u32, Ordering::Relaxed);
         control.state.store(State::FAILED, Ordering::Release);
@@ -191,96 +168,6 @@ impl SharedCollective {
         Ok(parity)
     }
 
-    /// Waits until `came` or something ends the hope that `peer` will come.
-    fn wait(
-        &self,
-        peer: usize,
-        op: &'static str,
-        patience: &mut Option<Patience>,
-        came: impl Fn(&Self) -> bool,
-    ) -> Result<(), CollectiveError> {
-        for _ in 0..SPIN_LOOKS {
-            if came(self) {
-                return Ok(());
-            }
-            std::hint::spin_loop();
-        }
-        let patience = patience.get_or_insert_with(|| {
-            let since = Instant::now();
-            Patience { since, liveness_asked: since }
-        });
-        loop {
-            std::thread::yield_now();
-            if came(self) {
-                return Ok(());
-            }
-            let now = Instant::now();
-            let waited = now.duration_since(patience.since);
-            if waited < self.yield_for {
-                continue;
-            }
-            self.look_around(peer, op, waited)?;
-            if now.duration_since(patience.liveness_asked) >= LIVENESS_EVERY {
-                patience.liveness_asked = now;
-                let state = self.region.control(peer).state.load(Ordering::Acquire);
-                let process = self.region.control(peer).process();
-                if state == State::ATTACHED && process.is_gone(self.process) && !came(self) {
-                    let why = format!("its process {} ended", process.pid);
-                    return Err(CollectiveError::PeerLost { rank: peer, why });
-                }
-            }
-            self.nap(peer, &came, NAP.min(self.timeout.saturating_sub(waited)));
-        }
-    }
-
-    /// Whatever speaks against waiting on, once `peer` was found missing.
-    fn look_around(
-        &self,
-        peer: usize,
-        op: &'static str,
-        waited: Duration,
-    ) -> Result<(), CollectiveError> {
-        if self.abort.is_aborted() {
-            return Err(CollectiveError::Aborted);
-        }
-        // Any rank that failed, not only the missing one: the group is over for all.
-        for by in (0..self.world_size).filter(|&by| by != self.rank) {
-            let control = self.region.control(by);
-            if control.state.load(Ordering::Acquire) == State::FAILED {
-                let culprit = control.culprit.load(Ordering::Relaxed) as usize;
-                let (rank, why) = if culprit == self.rank || culprit >= self.world_size {
-                    (by, "it gave up on this rank".to_owned())
-                } else if culprit == by {
-                    (by, "it gave up on the group".to_owned())
-                } else {
-                    (culprit, format!("rank {by} gave up on it"))
-                };
-                return Err(CollectiveError::PeerLost { rank, why });
-            }
-        }
-        if self.region.control(peer).state.load(Ordering::Acquire) == State::LEFT {
-            let why = "it left the group".to_owned();
-            return Err(CollectiveError::PeerLost { rank: peer, why });
-        }
-        if waited >= self.timeout {
-            return Err(CollectiveError::Timeout { rank: peer, op, waited });
-        }
-        Ok(())
-    }
-
-    /// Sleeps until `peer` publishes, or for `longest`, or for no reason.
-    fn nap(&self, peer: usize, came: &impl Fn(&Self) -> bool, longest: Duration) {
-        let control = self.region.control(peer);
-        let timeout = futex::Timespec { tv_sec: 0, tv_nsec: longest.subsec_nanos().into() };
-        control.sleepers.fetch_add(1, Ordering::SeqCst);
-        let seen = control.round.load(Ordering::SeqCst);
-        if !came(self) {
-            // Whatever it returns, the caller looks again.
-            let _ = futex::wait(&control.round, futex::Flags::empty(), seen, Some(&timeout));
-        }
-        control.sleepers.fetch_sub(1, Ordering::SeqCst);
-    }
-
     /// One slot's worth of [`Collective::all_reduce_sum`].
     fn sum_chunk(&mut self, call: Call, x: &mut [f32]) -> Result<(), CollectiveError> {
         let (own, ranks) = (self.rank, self.world_size);
@@ -310,7 +197,8 @@ impl SharedCollective {
         let mut rounds = 1;
         let mut done = 0;
         while done < rounds {
-            let chunk = |len: usize| (done * SLOT_VALUES).min(len)..((done + 1) * SLOT_VALUES).min(len);
+            let chunk =
+                |len: usize| (done * SLOT_VALUES).min(len)..((done + 1) * SLOT_VALUES).min(len);
             let parity = self.exchange(call, bytemuck::cast_slice(&x[chunk(x.len())]))?;
             if done == 0 {
                 let longest = self.lens.iter().max().copied().unwrap_or(0);
@@ -323,8 +211,12 @@ impl SharedCollective {
                 let mut start = 0;
                 for (rank, &len) in self.lens.iter().enumerate() {
                     let Range { start: from, end: to } = chunk(len);
-                    out[start + from..start + to]
-                        .copy_from_slice(values(&self.region, rank, parity, to - from));
+                    out[start + from..start + to].copy_from_slice(values(
+                        &self.region,
+                        rank,
+                        parity,
+                        to - from,
+                    ));
                     start += len;
                 }
             }

@@ -20,9 +20,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::address::Token;
 use super::shared::resize;
 use super::{AbortHandle, Call, Collective, CollectiveError, Group, Kind};
-use link::{Header, Incoming, Link, Outgoing};
+use link::{GAVE_UP, Header, Incoming, Link, Outgoing};
 
 mod handshake;
+mod hello;
 mod link;
 
 const _: () = assert!(cfg!(target_endian = "little"), "f32 values are sent as they lie in memory");
@@ -110,10 +111,9 @@ impl TcpCollective {
         };
         ended.inspect_err(|error| {
             self.failure = Some(error.clone());
-            // The others learn it from the end of the stream, if they did not see the cause themselves. Closed
-            // for writing only: a socket closed with unread bytes would take back what we sent before.
-            for link in self.links.iter().flatten() {
-                link.finish();
+            let culprit = error.culprit(self.rank);
+            for link in self.links.iter_mut().flatten() {
+                link.give_up(self.round, culprit);
             }
         })
     }
@@ -129,10 +129,11 @@ impl TcpCollective {
     ) -> Result<(), CollectiveError> {
         self.round = self.round.wrapping_add(1);
         let round = self.round;
-        self.lens[self.rank] = call.len as usize;
+        let (own, ranks) = (self.rank, self.ranks());
+        self.lens[own] = call.len as usize;
         let mut sending: Vec<Outgoing<'a>> =
-            (0..self.ranks()).map(|peer| Outgoing::new(round, call, outgoing(peer))).collect();
-        let mut taking: Vec<Incoming> = (0..self.ranks()).map(|_| Incoming::default()).collect();
+            (0..ranks).map(|peer| Outgoing::new(round, call, outgoing(peer))).collect();
+        let mut taking: Vec<Incoming> = (0..ranks).map(|_| Incoming::default()).collect();
         let since = Instant::now();
         let mut looks = 0;
         loop {
@@ -141,6 +142,10 @@ impl TcpCollective {
                 let Some(link) = link else { continue };
                 moved |= link.send(peer, &mut sending[peer])?;
                 let check = |header: Header| {
+                    if header.call.kind == GAVE_UP {
+                        let culprit = header.call.root as usize;
+                        return Err(CollectiveError::told(own, peer, culprit, ranks));
+                    }
                     let len = call.agree(peer, header.call)?;
                     self.lens[peer] = len;
                     let values = incoming(peer, len);
@@ -174,9 +179,22 @@ impl TcpCollective {
             if self.abort.is_aborted() {
                 return Err(CollectiveError::Aborted);
             }
+            // Those that owe us nothing any more in this round may have given up on it, and then it is over.
+            for (peer, link) in self.links.iter_mut().enumerate() {
+                let Some(link) = link.as_mut().filter(|_| taking[peer].is_complete()) else {
+                    continue;
+                };
+                if let Some(culprit) = link.gave_up() {
+                    return Err(CollectiveError::told(own, peer, culprit, ranks));
+                }
+            }
             let waited = since.elapsed();
             if waited >= self.timeout {
-                return Err(CollectiveError::Timeout { rank: missing, op: call.kind.name(), waited });
+                return Err(CollectiveError::Timeout {
+                    rank: missing,
+                    op: call.kind.name(),
+                    waited,
+                });
             }
             self.nap(&sending, &taking, NAP.min(self.timeout - waited));
         }
@@ -188,7 +206,7 @@ impl TcpCollective {
         for ((link, sending), taking) in self.links.iter().zip(sending).zip(taking) {
             let Some(link) = link else { continue };
             let mut flags = PollFlags::empty();
-            flags.set(PollFlags::IN, !taking.is_complete());
+            flags.set(PollFlags::IN, !taking.is_complete() || link.may_say_more());
             flags.set(PollFlags::OUT, !sending.is_complete());
             if !flags.is_empty() {
                 sockets.push(PollFd::new(link.socket(), flags));
@@ -263,8 +281,7 @@ impl TcpCollective {
                 let mut offset = 0;
                 for (rank, &len) in self.lens.iter().enumerate() {
                     let range = chunk(len);
-                    let values =
-                        if rank == own { mine } else { &self.inbox[rank][..range.len()] };
+                    let values = if rank == own { mine } else { &self.inbox[rank][..range.len()] };
                     out[offset + range.start..offset + range.end].copy_from_slice(values);
                     offset += len;
                 }

@@ -13,14 +13,11 @@ use std::time::{Duration, Instant};
 
 use super::super::address::Token;
 use super::super::{AbortHandle, CollectiveError, Group};
+use super::hello::{ANSWER_BYTES, Answer, Expected, HELLO_BYTES, Hello, answer, understand};
 use super::link::Link;
 
-const MAGIC: [u8; 8] = *b"GLINTTCP";
-const VERSION: u32 = 1;
 const OP: &str = "join the group";
 
-const HELLO_BYTES: usize = 48;
-const ANSWER_BYTES: usize = 16;
 const PLACE_BYTES: usize = 18;
 
 /// Connections that have not said hello yet: more than a group can have, so strangers push out only strangers.
@@ -31,94 +28,6 @@ const HELLO_WITHIN: Duration = Duration::from_secs(5);
 
 /// Between two looks at a socket.
 const NAP: Duration = Duration::from_millis(1);
-
-/// Why a hello was refused; the number's meaning is in the variant, `detail` says what would have been right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-enum Answer {
-    Welcome = 0,
-    OtherVersion = 1,
-    OtherToken = 2,
-    OtherWorldSize = 3,
-    OtherEpoch = 4,
-    RankTaken = 5,
-    NoSuchRank = 6,
-    /// The group did not come about, because of rank `detail`.
-    GaveUp = 7,
-}
-
-#[derive(Clone, Copy)]
-struct Hello {
-    rank: usize,
-    world_size: usize,
-    epoch: u64,
-    token: Token,
-    /// Where this rank listens for higher ones.
-    port: u16,
-}
-
-impl Hello {
-    fn encode(&self) -> [u8; HELLO_BYTES] {
-        let mut bytes = [0; HELLO_BYTES];
-        bytes[..8].copy_from_slice(&MAGIC);
-        let words = [VERSION, self.rank as u32, self.world_size as u32, u32::from(self.port)];
-        for (place, word) in bytes[8..24].chunks_exact_mut(4).zip(words) {
-            place.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes[24..32].copy_from_slice(&self.epoch.to_le_bytes());
-        bytes[32..].copy_from_slice(&self.token.to_le_bytes());
-        bytes
-    }
-}
-
-/// What a rank that accepts compares a hello with.
-struct Expected<'a> {
-    group: &'a Group,
-    token: Token,
-    /// The ranks that may still come are those above this one without a link.
-    own_rank: usize,
-}
-
-impl Expected<'_> {
-    /// Returns the rank and port of who said hello, or what to answer.
-    fn judge(
-        &self,
-        bytes: &[u8; HELLO_BYTES],
-        came: impl Fn(usize) -> bool,
-    ) -> Result<(usize, u16), (Answer, u64)> {
-        let word = |at: usize| {
-            u32::from_le_bytes(bytes[at..at + 4].try_into().expect("a slice of four bytes"))
-        };
-        if bytes[..8] != MAGIC || word(8) != VERSION {
-            return Err((Answer::OtherVersion, u64::from(VERSION)));
-        }
-        if bytes[32..] != self.token.to_le_bytes() {
-            return Err((Answer::OtherToken, 0));
-        }
-        if word(16) as usize != self.group.world_size {
-            return Err((Answer::OtherWorldSize, self.group.world_size as u64));
-        }
-        if u64::from(word(24)) | u64::from(word(28)) << 32 != self.group.epoch {
-            return Err((Answer::OtherEpoch, self.group.epoch));
-        }
-        let rank = word(12) as usize;
-        if rank <= self.own_rank || rank >= self.group.world_size {
-            return Err((Answer::NoSuchRank, rank as u64));
-        }
-        if came(rank) {
-            return Err((Answer::RankTaken, rank as u64));
-        }
-        Ok((rank, word(20) as u16))
-    }
-}
-
-fn answer(stream: &mut TcpStream, answer: Answer, detail: u64) -> std::io::Result<()> {
-    let mut bytes = [0; ANSWER_BYTES];
-    bytes[..4].copy_from_slice(&(answer as u32).to_le_bytes());
-    bytes[8..].copy_from_slice(&detail.to_le_bytes());
-    // A fresh socket has room for a few bytes; if it has none, the other side is not worth waiting for.
-    stream.write_all(&bytes)
-}
 
 /// How long this rank goes on, and what ends it sooner.
 struct Patience<'a> {
@@ -394,34 +303,5 @@ fn greet(
     stream.write_all(hello).map_err(|error| lost(rank, error))?;
     let mut bytes = [0; ANSWER_BYTES];
     patience.read(rank, stream, &mut bytes)?;
-    let (code, detail) = bytes.split_at(8);
-    let detail = u64::from_le_bytes(detail.try_into().expect("16 bytes split at 8"));
-    let refused = |why: String| {
-        Err(CollectiveError::Refused { address: address.to_owned(), why })
-    };
-    match u32::from_le_bytes([code[0], code[1], code[2], code[3]]) {
-        code if code == Answer::Welcome as u32 => Ok(()),
-        code if code == Answer::OtherVersion as u32 => {
-            refused(format!("it speaks version {detail}, this rank version {VERSION}"))
-        }
-        code if code == Answer::OtherToken as u32 => refused("it has another token".to_owned()),
-        code if code == Answer::OtherWorldSize as u32 => {
-            refused(format!("it has {detail} ranks, this rank expects another number"))
-        }
-        code if code == Answer::OtherEpoch as u32 => {
-            refused(format!("it is of epoch {detail}, this rank of another"))
-        }
-        code if code == Answer::RankTaken as u32 => {
-            refused(format!("it already has a rank {detail}"))
-        }
-        code if code == Answer::NoSuchRank as u32 => {
-            refused(format!("it expects no rank {detail}"))
-        }
-        code if code == Answer::GaveUp as u32 => Err(if detail == rank as u64 {
-            lost(rank, "it gave up on the group")
-        } else {
-            lost(detail as usize, format!("rank {rank} gave up on it"))
-        }),
-        code => refused(format!("its answer {code} is unknown")),
-    }
+    understand(&bytes, address, rank)
 }
