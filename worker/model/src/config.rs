@@ -1,11 +1,10 @@
 //! What shape has the model, according to its `config.json`?
 //!
-//! Three spellings of one family: Hugging Face `glm` and `glm4`, and THUDM's `chatglm`. All become a [`ModelConfig`].
+//! Three spellings of one family: Hugging Face `glm` and `glm4`, and THUDM's `chatglm`. All become a [`Config`].
 //! Nothing is guessed that would change a logit: a value that is missing, contradictory or of a kind that is not
 //! computed here is refused by name.
 
 use std::fmt;
-use std::path::Path;
 
 use serde_json::Value;
 
@@ -57,7 +56,7 @@ pub enum QkvLayout {
 
 /// The numbers that define a model's computation. Sizes are those of the whole model, not of a shard.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ModelConfig {
+pub struct Config {
     /// Layer formula and tensor names.
     pub family: Family,
     /// Layers.
@@ -92,21 +91,7 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
-impl ModelConfig {
-    /// Reads `config.json` of a checkpoint folder.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`]: not readable, no JSON, values missing, contradictory or not supported.
-    pub fn read(folder: &Path) -> Result<Self, ConfigError> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => ConfigError::NoConfig { folder: folder.into() },
-            _ => ConfigError::Read { path: path.clone(), error: error.to_string() },
-        })?;
-        Self::parse(&text)
-    }
-
+impl Config {
     /// Reads the text of a `config.json`.
     ///
     /// # Errors
@@ -118,30 +103,6 @@ impl ModelConfig {
         let config = read::config(&fields::Fields::of(&json)?)?;
         config.check()?;
         Ok(config)
-    }
-
-    /// Returns the built-in random model `tiny`: 8 heads in 2 KV groups, so that any world size up to 8 can be
-    /// tried without a download. Its weights come from [`crate::RankModel::random`].
-    #[must_use]
-    pub fn tiny() -> Self {
-        Self {
-            family: Family::Glm,
-            layers: 3,
-            hidden_size: 64,
-            ffn_size: 160,
-            heads: 8,
-            kv_heads: 2,
-            head_dim: 16,
-            rotary_dim: 8,
-            rope_theta: 10_000.0,
-            rms_eps: 1e-5,
-            vocab_size: 512,
-            context_tokens_max: 8192,
-            qkv_bias: true,
-            qkv_layout: QkvLayout::Separate,
-            tie_embeddings: false,
-            eos_token_ids: vec![498, 505, 507],
-        }
     }
 
     /// Returns how many numbers the model has; a tied head is counted once.
@@ -187,19 +148,11 @@ impl ModelConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The folder has none.
-    #[error("{} has no config.json, so it is no checkpoint folder", folder.display())]
-    NoConfig {
-        /// Where it was looked for.
-        folder: std::path::PathBuf,
-    },
+    #[error("there is no config.json, so this is no checkpoint folder")]
+    NoConfig,
     /// The system does not give it out.
-    #[error("cannot read {}: {error}", path.display())]
-    Read {
-        /// The file.
-        path: std::path::PathBuf,
-        /// The system's words.
-        error: String,
-    },
+    #[error("cannot read config.json: {0}")]
+    Read(String),
     /// It is no JSON object.
     #[error("config.json is no JSON object: {0}")]
     Json(String),

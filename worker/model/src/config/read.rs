@@ -1,12 +1,12 @@
-//! From the three spellings to one [`ModelConfig`].
+//! From the three spellings to one [`Config`].
 
 use super::fields::Fields;
-use super::{ConfigError, Family, ModelConfig, QkvLayout};
+use super::{Config, ConfigError, Family, QkvLayout};
 
 /// RoPE's base in every GLM but for `rope_ratio`, which multiplies it.
 const CHATGLM_ROPE_THETA: f64 = 10_000.0;
 
-pub(super) fn config(fields: &Fields) -> Result<ModelConfig, ConfigError> {
+pub(super) fn config(fields: &Fields) -> Result<Config, ConfigError> {
     let model_type =
         fields.text("model_type")?.ok_or(ConfigError::Missing { key: "model_type" })?;
     let unsupported = |what: &str| Err(ConfigError::Unsupported(what.to_owned()));
@@ -26,13 +26,13 @@ pub(super) fn config(fields: &Fields) -> Result<ModelConfig, ConfigError> {
     }
 }
 
-fn hugging_face(fields: &Fields, family: Family) -> Result<ModelConfig, ConfigError> {
+fn hugging_face(fields: &Fields, family: Family) -> Result<Config, ConfigError> {
     if let Some(act) = fields.text("hidden_act")?.filter(|&act| act != "silu" && act != "swish") {
         return Err(ConfigError::Unsupported(format!("activation {act:?} (hidden_act)")));
     }
     let head_dim = fields.size("head_dim")?;
     let rope = Rope::read(fields)?;
-    Ok(ModelConfig {
+    Ok(Config {
         family,
         layers: fields.size("num_hidden_layers")?,
         hidden_size: fields.size("hidden_size")?,
@@ -73,11 +73,9 @@ impl Rope {
         let either = |key| -> Result<Option<f64>, ConfigError> {
             let inner = nested.as_ref().map(|rope| rope.positive(key)).transpose()?.flatten();
             match (fields.positive(key)?, inner) {
-                (Some(outer), Some(inner)) if outer != inner => {
-                    Err(ConfigError::Contradiction(format!(
-                        "{key} is {outer} at the top and {inner} in rope_parameters"
-                    )))
-                }
+                (Some(outer), Some(inner)) if outer != inner => Err(ConfigError::Contradiction(
+                    format!("{key} is {outer} at the top and {inner} in rope_parameters"),
+                )),
                 (outer, inner) => Ok(inner.or(outer)),
             }
         };
@@ -89,7 +87,7 @@ impl Rope {
     }
 }
 
-fn chatglm(fields: &Fields) -> Result<ModelConfig, ConfigError> {
+fn chatglm(fields: &Fields) -> Result<Config, ConfigError> {
     let first_generation = fields.get("position_encoding_2d").is_some()
         || fields.get("inner_hidden_size").is_some() && fields.get("ffn_hidden_size").is_none();
     if first_generation {
@@ -132,7 +130,7 @@ fn chatglm(fields: &Fields) -> Result<ModelConfig, ConfigError> {
             .size_if_any("vocab_size")?
             .ok_or(ConfigError::Missing { key: "padded_vocab_size" })?,
     };
-    Ok(ModelConfig {
+    Ok(Config {
         family: Family::ChatGlm,
         layers,
         hidden_size,
@@ -164,7 +162,7 @@ fn eps(fields: &Fields, key: &'static str) -> Result<f32, ConfigError> {
 mod tests {
     use serde_json::{Value, json};
 
-    use crate::config::{ConfigError, Family, ModelConfig, QkvLayout};
+    use crate::config::{Config, ConfigError, Family, QkvLayout};
 
     fn glm() -> Value {
         json!({
@@ -185,8 +183,8 @@ mod tests {
         })
     }
 
-    fn parse(config: &Value) -> Result<ModelConfig, ConfigError> {
-        ModelConfig::parse(&config.to_string())
+    fn parse(config: &Value) -> Result<Config, ConfigError> {
+        Config::parse(&config.to_string())
     }
 
     fn with(mut config: Value, key: &str, value: Value) -> Value {
@@ -275,16 +273,30 @@ mod tests {
             (
                 glm(),
                 &[
-                    "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads",
-                    "num_key_value_heads", "head_dim", "rms_norm_eps", "vocab_size",
-                    "max_position_embeddings", "rope_theta", "model_type",
+                    "hidden_size",
+                    "num_hidden_layers",
+                    "intermediate_size",
+                    "num_attention_heads",
+                    "num_key_value_heads",
+                    "head_dim",
+                    "rms_norm_eps",
+                    "vocab_size",
+                    "max_position_embeddings",
+                    "rope_theta",
+                    "model_type",
                 ][..],
             ),
             (
                 chatglm(),
                 &[
-                    "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads",
-                    "multi_query_group_num", "layernorm_epsilon", "padded_vocab_size", "seq_length",
+                    "num_layers",
+                    "hidden_size",
+                    "ffn_hidden_size",
+                    "num_attention_heads",
+                    "multi_query_group_num",
+                    "layernorm_epsilon",
+                    "padded_vocab_size",
+                    "seq_length",
                 ],
             ),
         ] {
@@ -307,11 +319,12 @@ mod tests {
         ] {
             assert!(matches!(parse(&config), Err(ConfigError::Contradiction(_))), "{config}");
         }
-        for config in [with(glm(), "hidden_size", json!(0)), with(glm(), "vocab_size", json!(1e9))] {
+        for config in [with(glm(), "hidden_size", json!(0)), with(glm(), "vocab_size", json!(1e9))]
+        {
             assert!(matches!(parse(&config), Err(ConfigError::Value { .. })), "{config}");
         }
-        assert!(matches!(ModelConfig::parse("[1]"), Err(ConfigError::Json(_))));
-        assert!(matches!(ModelConfig::parse("{"), Err(ConfigError::Json(_))));
+        assert!(matches!(Config::parse("[1]"), Err(ConfigError::Json(_))));
+        assert!(matches!(Config::parse("{"), Err(ConfigError::Json(_))));
     }
 
     #[test]
