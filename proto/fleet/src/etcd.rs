@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
-    Client, ConnectOptions, EventType, GetOptions, PutOptions, WatchOptions, WatchResponse,
+    Client, ConnectOptions, Error, EventType, GetOptions, PutOptions, WatchOptions, WatchResponse,
 };
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -13,14 +13,14 @@ use tokio::sync::OnceCell;
 use tonic::Code;
 
 use crate::follow::{Look, Lookable, follow};
-use crate::{Bytes, Change, Fleet, FleetError, LeaseId};
+use crate::{Bytes, Change, Fleet, FleetError, LeaseId, is_http};
 
 /// For one answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// A silent connection is asked this often whether it lives, so that a watch notices when etcd is gone.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A registry in etcd, by any of its endpoints.
+/// A registry in etcd, by any of its endpoints. Clones share their connections.
 #[derive(Clone)]
 pub struct Etcd {
     inner: Arc<Inner>,
@@ -38,10 +38,11 @@ impl std::fmt::Debug for Etcd {
 }
 
 impl Etcd {
-    /// Returns a client that connects when it is first used.
-    #[must_use]
-    pub fn new(endpoints: Vec<String>) -> Self {
-        Self { inner: Arc::new(Inner { endpoints, client: OnceCell::new() }) }
+    /// Returns a client that connects when it is first used; nothing if there is no endpoint, or one is no `http` URL.
+    pub fn new<'a>(endpoints: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        let endpoints: Vec<String> = endpoints.into_iter().map(str::to_owned).collect();
+        let is_usable = !endpoints.is_empty() && endpoints.iter().all(|endpoint| is_http(endpoint));
+        is_usable.then(|| Self { inner: Arc::new(Inner { endpoints, client: OnceCell::new() }) })
     }
 }
 
@@ -51,26 +52,38 @@ impl Inner {
             let options = ConnectOptions::new()
                 .with_connect_timeout(TIMEOUT)
                 .with_keep_alive(PROBE_INTERVAL, TIMEOUT)
-                .with_keep_alive_while_idle(true);
+                .with_keep_alive_while_idle(true)
+                // A member that lost the others says so instead of showing an old view.
+                .with_require_leader(true);
             within(Client::connect(&self.endpoints, Some(options))).await
         };
         self.client.get_or_try_init(connect).await.cloned()
     }
 }
 
-async fn within<T>(
-    call: impl Future<Output = Result<T, etcd_client::Error>>,
-) -> Result<T, FleetError> {
+/// Waits for an answer, for a bounded time.
+async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, FleetError> {
+    let failed = |error| match error {
+        Error::GRpcStatus(status) if status.code() == Code::ResourceExhausted => {
+            FleetError::Full { reason: status.message().to_owned() }
+        }
+        error => FleetError::away(&error),
+    };
     match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(FleetError::away(&error)),
-        Err(elapsed) => Err(FleetError::away(&elapsed)),
+        Ok(answer) => answer.map_err(failed),
+        Err(_elapsed) => Err(FleetError::Away { reason: format!("no answer within {TIMEOUT:?}") }),
     }
 }
 
-/// Returns whether etcd says that there is no such lease.
-fn is_lease_not_found(error: &etcd_client::Error) -> bool {
-    matches!(error, etcd_client::Error::GRpcStatus(status) if status.code() == Code::NotFound)
+/// Of a call that names a lease: returns nothing if etcd says that there is none.
+async fn unless_ended<T>(call: impl Future<Output = Result<T, Error>>) -> Result<Option<T>, Error> {
+    match call.await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Error::GRpcStatus(status)) if status.code() == Code::NotFound => Ok(None),
+        // What the client makes of an answer without time to live.
+        Err(Error::LeaseKeepAliveError(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Lookable for Inner {
@@ -91,13 +104,23 @@ impl Lookable for Inner {
                 .collect();
             let later = watch
                 .map_err(|error| FleetError::away(&error))
-                .and_then(|response| futures::future::ready(changes(&response)))
-                .map_ok(|changes| futures::stream::iter(changes).map(Ok))
+                .try_take_while(move |response| {
+                    futures::future::ready(Ok(goes_on(response, revision)))
+                })
+                .map_ok(|response| futures::stream::iter(changes(&response)).map(Ok))
                 .try_flatten();
             Ok(futures::stream::iter(present).chain(later).boxed())
         }
         .boxed()
     }
+}
+
+/// Returns whether a watch that began after `revision` still tells everything.
+fn goes_on(response: &WatchResponse, revision: i64) -> bool {
+    let now = response.header().map_or(i64::MAX, etcd_client::ResponseHeader::revision);
+    // Cancelled: what it would have told next is compacted. Older than we know: this etcd is another than the one that
+    // was listed (its data are gone, or a member is behind), and would be silent until it has caught up.
+    !response.canceled() && now >= revision
 }
 
 /// Keys are text; one that is none is nobody's of ours.
@@ -106,12 +129,7 @@ fn put(key: &[u8], value: &[u8]) -> Option<Change> {
     Some(Change::Put { key, value: Bytes::copy_from_slice(value) })
 }
 
-fn changes(response: &WatchResponse) -> Result<Vec<Change>, FleetError> {
-    if response.canceled() {
-        // Compacted below the revision that we wanted, for example: look anew.
-        let reason = format!("the watch was cancelled: {}", response.cancel_reason());
-        return Err(FleetError::Away { reason });
-    }
+fn changes(response: &WatchResponse) -> Vec<Change> {
     let change = |event: &etcd_client::Event| {
         let kv = event.kv()?;
         match event.event_type() {
@@ -122,7 +140,7 @@ fn changes(response: &WatchResponse) -> Result<Vec<Change>, FleetError> {
             }
         }
     };
-    Ok(response.events().iter().filter_map(change).collect())
+    response.events().iter().filter_map(change).collect()
 }
 
 impl Fleet for Etcd {
@@ -141,18 +159,8 @@ impl Fleet for Etcd {
     fn keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<bool, FleetError>> {
         async move {
             let mut client = self.inner.client().await?;
-            let (mut keeper, mut answers) =
-                match tokio::time::timeout(TIMEOUT, client.lease_keep_alive(lease.0.cast_signed()))
-                    .await
-                {
-                    Ok(Ok(both)) => both,
-                    Ok(Err(error)) if is_lease_not_found(&error) => return Ok(false),
-                    Ok(Err(error)) => return Err(FleetError::away(&error)),
-                    Err(elapsed) => return Err(FleetError::away(&elapsed)),
-                };
-            within(keeper.keep_alive()).await?;
-            let answer = within(answers.message()).await?;
-            Ok(answer.is_some_and(|answer| answer.ttl() > 0))
+            let kept = client.lease_keep_alive(lease.0.cast_signed());
+            Ok(within(unless_ended(kept)).await?.is_some())
         }
         .boxed()
     }
@@ -160,13 +168,8 @@ impl Fleet for Etcd {
     fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), FleetError>> {
         async move {
             let mut client = self.inner.client().await?;
-            let revoke = client.lease_revoke(lease.0.cast_signed());
-            match tokio::time::timeout(TIMEOUT, revoke).await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) if is_lease_not_found(&error) => Ok(()),
-                Ok(Err(error)) => Err(FleetError::away(&error)),
-                Err(elapsed) => Err(FleetError::away(&elapsed)),
-            }
+            let revoked = client.lease_revoke(lease.0.cast_signed());
+            within(unless_ended(revoked)).await.map(|_| ())
         }
         .boxed()
     }
@@ -180,17 +183,8 @@ impl Fleet for Etcd {
         async move {
             let mut client = self.inner.client().await?;
             let options = lease.map(|lease| PutOptions::new().with_lease(lease.0.cast_signed()));
-            match tokio::time::timeout(TIMEOUT, client.put(key, value.to_vec(), options)).await {
-                Ok(Ok(_)) => Ok(true),
-                Ok(Err(error)) if is_lease_not_found(&error) => Ok(false),
-                Ok(Err(etcd_client::Error::GRpcStatus(status)))
-                    if status.code() == Code::ResourceExhausted =>
-                {
-                    Err(FleetError::Full { reason: status.message().to_owned() })
-                }
-                Ok(Err(error)) => Err(FleetError::away(&error)),
-                Err(elapsed) => Err(FleetError::away(&elapsed)),
-            }
+            let stored = client.put(key, value, options);
+            Ok(within(unless_ended(stored)).await?.is_some())
         }
         .boxed()
     }
@@ -208,9 +202,9 @@ impl Fleet for Etcd {
             let mut client = self.inner.client().await?;
             let options = GetOptions::new().with_prefix();
             let found = within(client.get(prefix, Some(options))).await?;
-            let entry = |kv: &etcd_client::KeyValue| match put(kv.key(), kv.value())? {
-                Change::Put { key, value } => Some((key, value)),
-                Change::Deleted { .. } | Change::Synced | Change::Away { .. } => None,
+            let entry = |kv: &etcd_client::KeyValue| {
+                let key = std::str::from_utf8(kv.key()).ok()?.to_owned();
+                Some((key, Bytes::copy_from_slice(kv.value())))
             };
             Ok(found.kvs().iter().filter_map(entry).collect())
         }

@@ -29,7 +29,7 @@ pub use etcd::Etcd;
 pub use keys::Keys;
 pub use memory::Memory;
 pub use prost::bytes::Bytes;
-pub use registration::Registration;
+pub use registration::{Registration, Settled};
 pub use remote::Remote;
 pub use serve::serve;
 
@@ -114,9 +114,45 @@ pub trait Fleet: Send + Sync + std::fmt::Debug + 'static {
     fn watch(&self, prefix: String) -> BoxStream<'static, Change>;
 }
 
-/// Returns the registry that a `--fleet` flag names: `remote:http://HOST:PORT` or `etcd:http://HOST:PORT[,…]`.
+impl<F: Fleet + ?Sized> Fleet for Arc<F> {
+    fn grant(&self, ttl: Duration) -> BoxFuture<'_, Result<LeaseId, FleetError>> {
+        (**self).grant(ttl)
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<bool, FleetError>> {
+        (**self).keep_alive(lease)
+    }
+
+    fn revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), FleetError>> {
+        (**self).revoke(lease)
+    }
+
+    fn put(
+        &self,
+        key: String,
+        value: Bytes,
+        lease: Option<LeaseId>,
+    ) -> BoxFuture<'_, Result<bool, FleetError>> {
+        (**self).put(key, value, lease)
+    }
+
+    fn delete(&self, key: String) -> BoxFuture<'_, Result<(), FleetError>> {
+        (**self).delete(key)
+    }
+
+    fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<(String, Bytes)>, FleetError>> {
+        (**self).list(prefix)
+    }
+
+    fn watch(&self, prefix: String) -> BoxStream<'static, Change> {
+        (**self).watch(prefix)
+    }
+}
+
+/// Returns the registry that a `--fleet` flag names: `remote:http://HOST:PORT`, `etcd:http://HOST:PORT[,…]`, or
+/// `memory:`, an empty one that only this process knows.
 ///
-/// Nothing is reached yet: a registry that is away is waited for.
+/// Nothing is reached yet: a registry that is away is waited for. Must be called within a tokio runtime.
 ///
 /// # Errors
 ///
@@ -124,14 +160,9 @@ pub trait Fleet: Send + Sync + std::fmt::Debug + 'static {
 pub fn open(url: &str) -> Result<Arc<dyn Fleet>, FleetError> {
     let bad = || FleetError::BadUrl { url: url.to_owned() };
     match url.split_once(':').ok_or_else(bad)? {
+        ("memory", "") => Ok(Arc::new(Memory::new())),
         ("remote", address) => Ok(Arc::new(Remote::new(address).ok_or_else(bad)?)),
-        ("etcd", addresses) => {
-            let endpoints: Vec<String> = addresses.split(',').map(str::to_owned).collect();
-            if endpoints.iter().any(|endpoint| !endpoint.starts_with("http")) {
-                return Err(bad());
-            }
-            Ok(Arc::new(Etcd::new(endpoints)))
-        }
+        ("etcd", addresses) => Ok(Arc::new(Etcd::new(addresses.split(',')).ok_or_else(bad)?)),
         _ => Err(bad()),
     }
 }
@@ -152,7 +183,9 @@ pub enum FleetError {
         reason: String,
     },
     /// A `--fleet` flag that names no registry.
-    #[error("{url:?} is no registry, use remote:http://HOST:PORT or etcd:http://HOST:PORT")]
+    #[error(
+        "{url:?} is no registry, use etcd:http://HOST:PORT, remote:http://HOST:PORT or memory:"
+    )]
     BadUrl {
         /// What was given.
         url: String,
@@ -169,8 +202,49 @@ impl Failure for FleetError {
     }
 }
 
+/// Returns whether this is the URL of a server that can be talked to without TLS.
+fn is_http(url: &str) -> bool {
+    let uri = tonic::transport::Endpoint::from_shared(url.to_owned()).map(|at| at.uri().clone());
+    uri.is_ok_and(|uri| {
+        uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty())
+    })
+}
+
 impl FleetError {
     pub(crate) fn away(error: &impl std::fmt::Display) -> Self {
         Self::Away { reason: error.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_registry_is_named_by_a_url_and_anything_else_is_refused() {
+        for good in [
+            "memory:",
+            "remote:http://127.0.0.1:1234",
+            "etcd:http://etcd:2379",
+            "etcd:http://a:2379,http://b:2379",
+        ] {
+            assert!(open(good).is_ok(), "{good} was refused");
+        }
+        for bad in [
+            "",
+            "memory",
+            "memory:x",
+            "http://127.0.0.1:1234",
+            "remote:",
+            "remote:127.0.0.1",
+            "remote:https://127.0.0.1:1234",
+            "etcd:",
+            "etcd:http://",
+            "etcd:https://a:2379",
+            "etcd:http://a:2379,",
+        ] {
+            let error = open(bad).unwrap_err();
+            assert_eq!(error, FleetError::BadUrl { url: bad.to_owned() });
+        }
     }
 }

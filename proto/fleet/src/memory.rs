@@ -9,8 +9,10 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::backoff::random;
 use crate::follow::{Look, Lookable, follow};
 use crate::{Bytes, Change, Fleet, FleetError, LeaseId};
 
@@ -19,7 +21,7 @@ const CHANGES_BEHIND_MAX: usize = 1024;
 /// Bounds on what writers can make it hold: far beyond any cluster, far below the memory of a laptop.
 const KEYS_MAX: usize = 100_000;
 const LEASES_MAX: usize = 100_000;
-const VALUE_BYTES_MAX: usize = 1 << 20;
+const ENTRY_BYTES_MAX: usize = 1 << 20;
 
 /// A registry in memory. Clones are the same registry.
 #[derive(Clone, Debug)]
@@ -50,6 +52,7 @@ struct Entry {
 struct Lease {
     ttl: Duration,
     ends_at: Instant,
+    expiry: AbortHandle,
 }
 
 impl Default for Memory {
@@ -63,13 +66,18 @@ impl Memory {
     #[must_use]
     pub fn new() -> Self {
         let changes = broadcast::Sender::new(CHANGES_BEHIND_MAX);
-        Self { inner: Arc::new(Inner { state: Mutex::default(), changes }) }
+        // Leases of different lives of a registry have different names: a writer that outlived one must not keep
+        // somebody else's lease alive in the next.
+        let state = State { last_lease: random() >> 1, ..State::default() };
+        Self { inner: Arc::new(Inner { state: Mutex::new(state), changes }) }
     }
 }
 
 impl Inner {
     fn end_lease(&self, state: &mut State, lease: LeaseId) {
-        state.leases.remove(&lease);
+        if let Some(ended) = state.leases.remove(&lease) {
+            ended.expiry.abort();
+        }
         let gone = state.entries.extract_if(.., |_, entry| entry.lease == Some(lease));
         for (key, _) in gone {
             self.tell(Change::Deleted { key });
@@ -114,20 +122,17 @@ impl Lookable for Inner {
                     .collect();
                 (present, self.changes.subscribe())
             };
+            // Ends when the watcher fell too far behind: it looks anew.
             let later = futures::stream::unfold(changes, |mut changes| async move {
-                let change = changes.recv().await.map_err(|error| FleetError::away(&error));
-                Some((change, changes))
+                Some((changes.recv().await.ok()?, changes))
             });
             let later = later.filter(move |change| {
-                let is_below = match change {
-                    Ok(Change::Put { key, .. } | Change::Deleted { key }) => {
-                        key.starts_with(&prefix)
-                    }
-                    Ok(Change::Synced | Change::Away { .. }) | Err(_) => true,
-                };
-                futures::future::ready(is_below)
+                futures::future::ready(match change {
+                    Change::Put { key, .. } | Change::Deleted { key } => key.starts_with(&prefix),
+                    Change::Synced | Change::Away { .. } => true,
+                })
             });
-            Ok(futures::stream::iter(present.into_iter().map(Ok)).chain(later).boxed())
+            Ok(futures::stream::iter(present).chain(later).map(Ok).boxed())
         }
         .boxed()
     }
@@ -150,8 +155,8 @@ impl Fleet for Memory {
             state.last_lease += 1;
             let lease = LeaseId(state.last_lease);
             let ends_at = Instant::now() + ttl;
-            state.leases.insert(lease, Lease { ttl, ends_at });
-            tokio::spawn(expire(Arc::downgrade(&self.inner), lease, ends_at));
+            let expiry = tokio::spawn(expire(Arc::downgrade(&self.inner), lease, ends_at));
+            state.leases.insert(lease, Lease { ttl, ends_at, expiry: expiry.abort_handle() });
             Ok(lease)
         }
         .boxed()
@@ -186,10 +191,9 @@ impl Fleet for Memory {
             if lease.is_some_and(|lease| !state.leases.contains_key(&lease)) {
                 return Ok(false);
             }
-            if value.len() > VALUE_BYTES_MAX {
-                return Err(FleetError::Full {
-                    reason: format!("{VALUE_BYTES_MAX} bytes a value"),
-                });
+            if key.len() + value.len() > ENTRY_BYTES_MAX {
+                let reason = format!("{ENTRY_BYTES_MAX} bytes for a key and its value");
+                return Err(FleetError::Full { reason });
             }
             if state.entries.len() >= KEYS_MAX && !state.entries.contains_key(&key) {
                 return Err(FleetError::Full { reason: format!("{KEYS_MAX} keys") });
@@ -223,12 +227,5 @@ impl Fleet for Memory {
 
     fn watch(&self, prefix: String) -> BoxStream<'static, Change> {
         follow(Arc::clone(&self.inner), prefix).boxed()
-    }
-}
-
-impl Memory {
-    /// One look for [`crate::serve`], whose clients follow by themselves.
-    pub(crate) async fn look(&self, prefix: String) -> Result<Look, FleetError> {
-        Arc::clone(&self.inner).look(prefix).await
     }
 }

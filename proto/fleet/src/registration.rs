@@ -1,15 +1,19 @@
 //! How do a writer's keys stay in the registry?
 //!
-//! One task keeps one lease alive and compares what should be there with what is: a lease that ended (the registry
-//! was away for longer, or restarted empty) is granted anew, and keys that are gone are put again.
+//! One task keeps one lease alive and compares what should be there with what is: a lease that ended (the registry was
+//! away for longer, or came back empty) is granted anew, and keys that are gone are put again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
@@ -17,11 +21,15 @@ use crate::{Bytes, Fleet, FleetError, LeaseId};
 
 /// For the last words: a registry that is away must not hold up the end of a process.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long [`Settled`] is waited for.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keys under one lease, for as long as this lives. Dropped without [`Registration::close`], they end with the lease.
 #[derive(Debug)]
 pub struct Registration {
     shared: Arc<Shared>,
+    /// The version of [`Wanted`] that the registry held last.
+    settled: watch::Receiver<u64>,
     task: JoinHandle<()>,
 }
 
@@ -35,41 +43,89 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Wanted {
-    entries: BTreeMap<String, Bytes>,
-    /// Keys that were put once and are to go.
-    dropped: Vec<String>,
+    /// Counts the calls that changed anything.
+    version: u64,
+    entries: BTreeMap<String, Entry>,
+    /// Keys that are to go.
+    dropped: BTreeSet<String>,
     lease: Option<LeaseId>,
 }
 
+#[derive(Clone, Debug)]
+struct Entry {
+    value: Bytes,
+    /// Under which it was put; nothing when it is not there, as far as we know.
+    lease: Option<LeaseId>,
+}
+
+/// A change that has been said. Need not be awaited: the registration sees to it anyhow.
+///
+/// Awaited, it returns true once the registry holds the change, or false after some seconds, when the registry is away.
+#[derive(Debug)]
+pub struct Settled {
+    version: u64,
+    settled: watch::Receiver<u64>,
+}
+
+impl IntoFuture for Settled {
+    type Output = bool;
+    type IntoFuture = BoxFuture<'static, bool>;
+
+    fn into_future(mut self) -> BoxFuture<'static, bool> {
+        async move {
+            let settled = self.settled.wait_for(|settled| *settled >= self.version);
+            matches!(tokio::time::timeout(SETTLE_TIMEOUT, settled).await, Ok(Ok(_)))
+        }
+        .boxed()
+    }
+}
+
 impl Registration {
-    /// Starts to keep a lease of `ttl`. Must be called within a tokio runtime.
+    /// Starts to keep a lease that ends `ttl` after this process does. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(fleet: Arc<dyn Fleet>, ttl: Duration) -> Self {
         let shared =
             Arc::new(Shared { fleet, ttl, wanted: Mutex::default(), changed: Notify::new() });
-        let task = tokio::spawn(keep(Arc::clone(&shared)));
-        Self { shared, task }
+        let (settle, settled) = watch::channel(0);
+        let task = tokio::spawn(keep(Arc::clone(&shared), settle));
+        Self { shared, settled, task }
     }
 
-    /// Says that a key is to have this value, from now on and again whenever it is lost. Returns at once.
-    pub fn put(&self, key: String, value: &impl prost::Message) {
-        let value = Bytes::from(value.encode_to_vec());
-        self.shared.wanted.lock().entries.insert(key, value);
+    /// Says that a key is to have this value, from now on and again whenever it is lost.
+    pub fn put(&self, key: impl Into<String>, value: &impl prost::Message) -> Settled {
+        let (key, value) = (key.into(), Bytes::from(value.encode_to_vec()));
+        self.change(|wanted| {
+            wanted.dropped.remove(&key);
+            wanted.entries.insert(key, Entry { value, lease: None });
+        })
+    }
+
+    /// Says that a key is to go.
+    pub fn remove(&self, key: impl Into<String>) -> Settled {
+        let key = key.into();
+        self.change(|wanted| {
+            wanted.entries.remove(&key);
+            wanted.dropped.insert(key);
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wanted)) -> Settled {
+        let version = {
+            let mut wanted = self.shared.wanted.lock();
+            change(&mut wanted);
+            wanted.version += 1;
+            wanted.version
+        };
         self.shared.changed.notify_one();
+        Settled { version, settled: self.settled.clone() }
     }
 
-    /// Says that a key is to go. Returns at once.
-    pub fn remove(&self, key: &str) {
-        let mut wanted = self.shared.wanted.lock();
-        if wanted.entries.remove(key).is_some() {
-            wanted.dropped.push(key.to_owned());
-            self.shared.changed.notify_one();
-        }
-    }
-
-    /// Ends the lease and with it all keys.
-    pub async fn close(self) {
+    /// Ends the lease and with it all keys. A registry that is away is waited for only briefly; there they end by
+    /// themselves.
+    pub async fn close(mut self) {
         self.task.abort();
+        // Cancelled, as was asked for.
+        let _cancelled = (&mut self.task).await;
         let lease = self.shared.wanted.lock().lease.take();
         if let Some(lease) = lease {
             let revoked =
@@ -87,25 +143,52 @@ impl Drop for Registration {
     }
 }
 
-async fn keep(shared: Arc<Shared>) {
+/// What a round left.
+enum Round {
+    /// The registry holds this version.
+    Settled(u64),
+    /// The lease ended; the next round has a new one.
+    LeaseEnded,
+}
+
+/// Rounds without end: a full one every third of the lease, and one for the changes alone when something changed.
+async fn keep(shared: Arc<Shared>, settle: watch::Sender<u64>) {
     let mut backoff = Backoff::new();
     let mut is_away = false;
+    let mut full_at = Instant::now();
     loop {
-        match shared.once().await {
-            Ok(()) => {
+        let now = Instant::now();
+        let is_full = now >= full_at;
+        let round = match is_full {
+            true => shared.full_round().await,
+            false => shared.put_changes().await,
+        };
+        match round {
+            Ok(Round::Settled(version)) => {
                 if std::mem::take(&mut is_away) {
                     info!("the registry is back");
                 }
                 backoff.reset();
+                settle.send_replace(version);
+                if is_full {
+                    full_at = now + shared.ttl / 3;
+                }
                 tokio::select! {
                     () = shared.changed.notified() => {}
-                    () = tokio::time::sleep(shared.ttl / 3) => {}
+                    () = tokio::time::sleep_until(full_at) => {}
                 }
+            }
+            Ok(Round::LeaseEnded) => {
+                warn!("the lease ended, registering anew");
+                full_at = now;
+                backoff.pause().await;
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_away, true) {
                     warn!(error = %error, "cannot register, goes on trying");
                 }
+                // Whatever happened meanwhile, the whole is looked at.
+                full_at = now;
                 backoff.pause().await;
             }
         }
@@ -113,37 +196,67 @@ async fn keep(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    /// Makes the registry hold what is wanted.
-    async fn once(&self) -> Result<(), FleetError> {
+    /// Keeps the lease alive, looks whether all is there, and puts what is not.
+    async fn full_round(&self) -> Result<Round, FleetError> {
         let held = self.wanted.lock().lease;
-        let lease = match held {
-            Some(lease) if self.fleet.keep_alive(lease).await? => lease,
-            Some(_) | None => {
+        match held {
+            Some(lease) => {
+                if !self.fleet.keep_alive(lease).await? {
+                    return Ok(self.lease_ended());
+                }
+            }
+            None => {
                 let lease = self.fleet.grant(self.ttl).await?;
                 self.wanted.lock().lease = Some(lease);
-                lease
             }
+        }
+        let entries = self.wanted.lock().entries.clone();
+        for (key, entry) in entries.into_iter().filter(|(_, entry)| entry.lease.is_some()) {
+            let found = self.fleet.list(key.clone()).await?;
+            if !found.iter().any(|(at, value)| *at == key && *value == entry.value) {
+                info!(key, "a key of ours was gone, it is put again");
+                self.mark(&key, &entry.value, None);
+            }
+        }
+        self.put_changes().await
+    }
+
+    /// Makes the registry hold what is not there yet.
+    async fn put_changes(&self) -> Result<Round, FleetError> {
+        let (version, lease, entries, dropped) = {
+            let wanted = self.wanted.lock();
+            let missing = wanted.entries.iter().filter(|(_, entry)| entry.lease.is_none());
+            let missing: Vec<_> =
+                missing.map(|(key, entry)| (key.clone(), entry.value.clone())).collect();
+            (wanted.version, wanted.lease, missing, wanted.dropped.clone())
         };
-        let (entries, dropped) = {
-            let mut wanted = self.wanted.lock();
-            (wanted.entries.clone(), std::mem::take(&mut wanted.dropped))
-        };
+        let Some(lease) = lease else { return Ok(Round::LeaseEnded) };
         for key in dropped {
-            if let Err(error) = self.fleet.delete(key.clone()).await {
-                self.wanted.lock().dropped.push(key);
-                return Err(error);
-            }
+            self.fleet.delete(key.clone()).await?;
+            self.wanted.lock().dropped.remove(&key);
         }
         for (key, value) in entries {
-            let found = self.fleet.list(key.clone()).await?;
-            let is_there =
-                held == Some(lease) && found.iter().any(|(at, old)| *at == key && *old == value);
-            if !is_there && !self.fleet.put(key, value, Some(lease)).await? {
-                // The lease ended in between: begin again with a new one.
-                let reason = "the lease ended".to_owned();
-                return Err(FleetError::Away { reason });
+            if !self.fleet.put(key.clone(), value.clone(), Some(lease)).await? {
+                return Ok(self.lease_ended());
             }
+            self.mark(&key, &value, Some(lease));
         }
-        Ok(())
+        Ok(Round::Settled(version))
+    }
+
+    /// Notes under which lease a value was put, unless another is wanted by now.
+    fn mark(&self, key: &str, value: &Bytes, lease: Option<LeaseId>) {
+        if let Some(entry) = self.wanted.lock().entries.get_mut(key)
+            && entry.value == *value
+        {
+            entry.lease = lease;
+        }
+    }
+
+    fn lease_ended(&self) -> Round {
+        let mut wanted = self.wanted.lock();
+        wanted.lease = None;
+        wanted.entries.values_mut().for_each(|entry| entry.lease = None);
+        Round::LeaseEnded
     }
 }

@@ -14,10 +14,12 @@ use glint_proto::v1::{
 use tonic::transport::{Channel, Endpoint};
 
 use crate::follow::{Look, Lookable, follow};
-use crate::{Bytes, Change, Fleet, FleetError, LeaseId};
+use crate::{Bytes, Change, Fleet, FleetError, LeaseId, is_http};
 
 /// For one answer. The registry is a process of this machine.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// A silent connection is asked this often whether it lives, so that a watch notices when the other process is stopped.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A client of [`crate::serve`].
 #[derive(Clone, Debug)]
@@ -31,12 +33,20 @@ struct Inner {
 }
 
 impl Remote {
-    /// Returns a client that connects when it is first used; nothing if the address is none.
+    /// Returns a client that connects when it is first used; nothing if the address is none. Must be called within a
+    /// tokio runtime.
     #[must_use]
     pub fn new(address: &str) -> Option<Self> {
+        if !is_http(address) {
+            return None;
+        }
         let endpoint = Endpoint::from_shared(address.to_owned()).ok()?;
-        endpoint.uri().host()?;
-        let channel = endpoint.connect_timeout(TIMEOUT).tcp_nodelay(true).connect_lazy();
+        let channel = endpoint
+            .connect_timeout(TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PROBE_INTERVAL)
+            .keep_alive_timeout(TIMEOUT)
+            .connect_lazy();
         Some(Self { inner: Arc::new(Inner { client: FleetClient::new(channel) }) })
     }
 

@@ -1,9 +1,10 @@
 //! How does one process's registry serve others?
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use glint_proto::status;
 use glint_proto::v1::fleet_server::{Fleet as FleetService, FleetServer};
 use glint_proto::v1::{
@@ -12,37 +13,59 @@ use glint_proto::v1::{
     RevokeResponse, WatchPrefixRequest, WatchPrefixResponse,
 };
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-use crate::{Change, Fleet, FleetError, LeaseId, Memory};
+use crate::{Change, Fleet, FleetError, LeaseId};
 
 /// The longest lease; a longer one is shortened to it.
 const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A client that says nothing is asked this often whether it lives.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// For clients that do not take the end of their streams.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves a registry to the processes of this machine until `end`.
+/// Serves a registry (a [`crate::Memory`], or anything in an `Arc`) to the processes of this machine until `end`.
 ///
 /// # Errors
 ///
 /// The listener fails.
 pub async fn serve(
-    memory: Memory,
+    fleet: impl Fleet,
     listener: TcpListener,
     end: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    let connections =
-        tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    // Watches never end by themselves, so a graceful end would wait forever: dropping the server cuts them.
+    let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let (running, stopped) = watch::channel(());
+    let mut hard_end = stopped.clone();
+    // Watches never end by themselves: they are cut first, else a graceful end would wait for them for ever.
+    let soft_end = async move {
+        end.await;
+        drop(running);
+    };
     let serving = tonic::transport::Server::builder()
-        .add_service(FleetServer::new(Served { memory }))
-        .serve_with_incoming(connections);
+        .http2_keepalive_interval(Some(PROBE_INTERVAL))
+        .http2_keepalive_timeout(Some(PROBE_INTERVAL))
+        .add_service(FleetServer::new(Served { fleet: Arc::new(fleet), stopped }))
+        .serve_with_incoming_shutdown(connections, soft_end);
     tokio::select! {
         served = serving => served,
-        () = end => Ok(()),
+        () = async {
+            until_dropped(&mut hard_end).await;
+            tokio::time::sleep(END_TIMEOUT).await;
+        } => Ok(()),
     }
 }
 
+async fn until_dropped(running: &mut watch::Receiver<()>) {
+    // Nothing is ever sent, so the only news is that the sender is gone.
+    while running.changed().await.is_ok() {}
+}
+
 struct Served {
-    memory: Memory,
+    fleet: Arc<dyn Fleet>,
+    stopped: watch::Receiver<()>,
 }
 
 fn refused(error: FleetError) -> Status {
@@ -56,7 +79,7 @@ impl FleetService for Served {
         request: Request<GrantRequest>,
     ) -> Result<Response<GrantResponse>, Status> {
         let ttl = Duration::from_millis(request.into_inner().ttl_ms).min(TTL_MAX);
-        let lease = self.memory.grant(ttl).await.map_err(refused)?.0;
+        let lease = self.fleet.grant(ttl).await.map_err(refused)?.0;
         Ok(Response::new(GrantResponse { lease }))
     }
 
@@ -65,7 +88,7 @@ impl FleetService for Served {
         request: Request<KeepAliveRequest>,
     ) -> Result<Response<KeepAliveResponse>, Status> {
         let lease = LeaseId(request.into_inner().lease);
-        let alive = self.memory.keep_alive(lease).await.map_err(refused)?;
+        let alive = self.fleet.keep_alive(lease).await.map_err(refused)?;
         Ok(Response::new(KeepAliveResponse { alive }))
     }
 
@@ -73,14 +96,14 @@ impl FleetService for Served {
         &self,
         request: Request<RevokeRequest>,
     ) -> Result<Response<RevokeResponse>, Status> {
-        self.memory.revoke(LeaseId(request.into_inner().lease)).await.map_err(refused)?;
+        self.fleet.revoke(LeaseId(request.into_inner().lease)).await.map_err(refused)?;
         Ok(Response::new(RevokeResponse {}))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let PutRequest { key, value, lease } = request.into_inner();
         let lease = lease.map(LeaseId);
-        let stored = self.memory.put(key, value.into(), lease).await.map_err(refused)?;
+        let stored = self.fleet.put(key, value.into(), lease).await.map_err(refused)?;
         Ok(Response::new(PutResponse { stored }))
     }
 
@@ -88,12 +111,12 @@ impl FleetService for Served {
         &self,
         request: Request<DeleteRequest>,
     ) -> Result<Response<DeleteResponse>, Status> {
-        self.memory.delete(request.into_inner().key).await.map_err(refused)?;
+        self.fleet.delete(request.into_inner().key).await.map_err(refused)?;
         Ok(Response::new(DeleteResponse {}))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        let entries = self.memory.list(request.into_inner().prefix).await.map_err(refused)?;
+        let entries = self.fleet.list(request.into_inner().prefix).await.map_err(refused)?;
         let entries =
             entries.into_iter().map(|(key, value)| KeyValue { key, value: value.into() }).collect();
         Ok(Response::new(ListResponse { entries }))
@@ -105,24 +128,27 @@ impl FleetService for Served {
         &self,
         request: Request<WatchPrefixRequest>,
     ) -> Result<Response<Self::WatchPrefixStream>, Status> {
-        let look = self.memory.look(request.into_inner().prefix).await.map_err(refused)?;
-        Ok(Response::new(responses(look).boxed()))
+        let changes = self.fleet.watch(request.into_inner().prefix);
+        let mut stopped = self.stopped.clone();
+        let cut = async move { until_dropped(&mut stopped).await };
+        Ok(Response::new(responses(changes).take_until(cut).boxed()))
     }
 }
 
 fn responses(
-    look: impl Stream<Item = Result<Change, FleetError>> + Send + 'static,
+    changes: BoxStream<'static, Change>,
 ) -> impl Stream<Item = Result<WatchPrefixResponse, Status>> + Send + 'static {
-    let response = |change| match change {
+    changes.map(|change| match change {
         Change::Put { key, value } => {
             let put = vec![KeyValue { key, value: value.into() }];
-            WatchPrefixResponse { put, ..WatchPrefixResponse::default() }
+            Ok(WatchPrefixResponse { put, ..WatchPrefixResponse::default() })
         }
         Change::Deleted { key } => {
-            WatchPrefixResponse { deleted: vec![key], ..WatchPrefixResponse::default() }
+            Ok(WatchPrefixResponse { deleted: vec![key], ..WatchPrefixResponse::default() })
         }
-        Change::Synced => WatchPrefixResponse { synced: true, ..WatchPrefixResponse::default() },
-        Change::Away { .. } => WatchPrefixResponse::default(),
-    };
-    look.map_ok(response).map_err(refused)
+        Change::Synced => {
+            Ok(WatchPrefixResponse { synced: true, ..WatchPrefixResponse::default() })
+        }
+        Change::Away { reason } => Err(refused(FleetError::Away { reason })),
+    })
 }
