@@ -15,6 +15,23 @@ pub struct Assets<'a> {
     pub generation_config: Option<&'a [u8]>,
 }
 
+impl<'a> Assets<'a> {
+    /// Every file that a tokenizer or a chat template may need.
+    pub const NAMES: [&'static str; 5] =
+        [TOKENIZER_JSON, TOKENIZER_MODEL, TOKENIZER_CONFIG, CHAT_TEMPLATE, GENERATION_CONFIG];
+
+    /// Asks for each of [`Assets::NAMES`] once.
+    pub fn by_name(mut get: impl FnMut(&'static str) -> Option<&'a [u8]>) -> Self {
+        Self {
+            tokenizer_json: get(TOKENIZER_JSON),
+            tokenizer_model: get(TOKENIZER_MODEL),
+            tokenizer_config: get(TOKENIZER_CONFIG),
+            chat_template: get(CHAT_TEMPLATE),
+            generation_config: get(GENERATION_CONFIG),
+        }
+    }
+}
+
 /// Why the files give no tokenizer or no chat template.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

@@ -1,8 +1,8 @@
-//! What do `tokenizer_config.json` and `generation_config.json` say?
+//! What does `tokenizer_config.json` say?
 
 use serde_json::{Map, Value};
 
-use crate::assets::{GENERATION_CONFIG, LoadError, TOKENIZER_CONFIG};
+use crate::assets::{LoadError, TOKENIZER_CONFIG};
 use crate::special::Added;
 
 /// The names under which `tokenizer_config.json` keeps single special tokens, which templates may print.
@@ -41,25 +41,7 @@ impl TokenizerConfig {
     }
 }
 
-/// Returns `eos_token_id` of `generation_config.json`: a number, a list or nothing.
-pub(crate) fn stop_ids(bytes: Option<&[u8]>) -> Result<Vec<u32>, LoadError> {
-    let Some(bytes) = bytes else { return Ok(Vec::new()) };
-    let config = object(bytes, GENERATION_CONFIG)?;
-    let ids = match config.get("eos_token_id") {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Array(ids)) => ids.as_slice(),
-        Some(id) => std::slice::from_ref(id),
-    };
-    ids.iter()
-        .map(|id| {
-            id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-                LoadError::invalid(GENERATION_CONFIG, format!("eos_token_id {id} is no token id"))
-            })
-        })
-        .collect()
-}
-
-fn object(bytes: &[u8], file: &'static str) -> Result<Map<String, Value>, LoadError> {
+pub(crate) fn object(bytes: &[u8], file: &'static str) -> Result<Map<String, Value>, LoadError> {
     serde_json::from_slice(bytes).map_err(|error| LoadError::invalid(file, error))
 }
 
@@ -72,8 +54,9 @@ fn added_tokens(config: &Map<String, Value>) -> Result<Vec<Added>, LoadError> {
     let Some(tokens) = config.get("added_tokens_decoder").and_then(Value::as_object) else {
         return Ok(Vec::new());
     };
-    let invalid =
-        |id: &str, what: &str| LoadError::invalid(TOKENIZER_CONFIG, format!("added token {id:?} {what}"));
+    let invalid = |id: &str, what: &str| {
+        LoadError::invalid(TOKENIZER_CONFIG, format!("added token {id:?} {what}"))
+    };
     let mut added = Vec::with_capacity(tokens.len());
     for (id, token) in tokens {
         let number = id.parse().map_err(|_| invalid(id, "has no number as its id"))?;
@@ -105,8 +88,9 @@ fn templates(config: &Map<String, Value>) -> Result<Vec<(String, String)>, LoadE
                 })
             })
             .collect(),
-        Some(_) => {
-            Err(LoadError::invalid(TOKENIZER_CONFIG, "chat_template is neither a string nor a list"))
-        }
+        Some(_) => Err(LoadError::invalid(
+            TOKENIZER_CONFIG,
+            "chat_template is neither a string nor a list",
+        )),
     }
 }

@@ -17,6 +17,7 @@
 
 mod assets;
 mod config;
+mod generation;
 mod prompt;
 mod ranks;
 mod special;
@@ -27,6 +28,7 @@ mod tokenizer;
 mod vocabulary;
 
 pub use assets::{Assets, LoadError};
+pub use generation::GenerationConfig;
 pub use prompt::Prompt;
 pub use stop::{Emitted, StopMatcher, StopText};
 pub use stream::{Specials, StreamDecoder};

@@ -21,7 +21,8 @@ impl Prompt {
     /// Returns a prompt in which nothing is a special token.
     pub fn untrusted(text: impl Into<String>) -> Self {
         let text = text.into();
-        let guarded = if text.is_empty() { Vec::new() } else { std::iter::once(0..text.len()).collect() };
+        let guarded =
+            if text.is_empty() { Vec::new() } else { std::iter::once(0..text.len()).collect() };
         Self { text, guarded }
     }
 

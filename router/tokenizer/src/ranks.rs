@@ -45,7 +45,8 @@ pub(crate) fn tokenizer(bytes: &[u8]) -> Result<tokenizers::Tokenizer, LoadError
     let chars = byte_to_char();
     let spell = |bytes: &[u8]| bytes.iter().map(|b| chars[usize::from(*b)]).collect::<String>();
 
-    let mut tokens: Vec<(&[u8], u32)> = ranks.iter().map(|(bytes, rank)| (bytes.as_slice(), *rank)).collect();
+    let mut tokens: Vec<(&[u8], u32)> =
+        ranks.iter().map(|(bytes, rank)| (bytes.as_slice(), *rank)).collect();
     tokens.sort_unstable_by_key(|(_, rank)| *rank);
     let mut merges = Vec::with_capacity(tokens.len() * 2);
     for (token, _) in &tokens {
@@ -53,7 +54,8 @@ pub(crate) fn tokenizer(bytes: &[u8]) -> Result<tokenizers::Tokenizer, LoadError
             .filter_map(|at| Some((*ranks.get(&token[..at])?, *ranks.get(&token[at..])?, at)))
             .collect();
         cuts.sort_unstable();
-        merges.extend(cuts.into_iter().map(|(_, _, at)| (spell(&token[..at]), spell(&token[at..]))));
+        merges
+            .extend(cuts.into_iter().map(|(_, _, at)| (spell(&token[..at]), spell(&token[at..]))));
     }
     let vocabulary: Vocab = tokens.iter().map(|(token, rank)| (spell(token), *rank)).collect();
     let model = BPE::builder()
@@ -94,7 +96,9 @@ fn parse(bytes: &[u8]) -> Result<HashMap<Vec<u8>, u32>, LoadError> {
         }
     }
     match (0..=u8::MAX).find(|byte| !ranks.contains_key([*byte].as_slice())) {
-        Some(byte) => Err(invalid(format!("no token for the byte {byte:#04x}, all 256 must be there"))),
+        Some(byte) => {
+            Err(invalid(format!("no token for the byte {byte:#04x}, all 256 must be there")))
+        }
         None => Ok(ranks),
     }
 }

@@ -61,7 +61,13 @@ impl Finder {
         let mut sections = Vec::new();
         let (mut done, mut from) = (0, 0);
         while let Some(found) = self.automaton.find(Input::new(text).range(from..)) {
-            let Some((token, bytes)) = self.accept(prompt, found.start()) else {
+            let longest = (&self.tokens[found.pattern()], found.range());
+            let accepted = if self.may(prompt, &longest) {
+                Some(longest)
+            } else {
+                self.shorter(prompt, found.start())
+            };
+            let Some((token, bytes)) = accepted else {
                 let skipped = text[found.start()..].chars().next().map_or(1, char::len_utf8);
                 from = found.start() + skipped;
                 continue;
@@ -78,20 +84,24 @@ impl Finder {
         sections
     }
 
-    /// Returns the longest token that starts here and may: a longer one can reach into guarded text where a shorter
-    /// one does not.
-    fn accept(&self, prompt: &Prompt, start: usize) -> Option<(&Added, Range<usize>)> {
-        let text = prompt.text();
-        self.tokens
-            .iter()
-            .filter(|token| text[start..].starts_with(&token.content))
-            .map(|token| (token, start..start + token.content.len()))
-            .filter(|(token, bytes)| {
-                !prompt.guards(bytes) && !(token.single_word && touches_word(text, bytes))
-            })
+    /// Returns the longest token that starts here and may stand here: a longer one can reach into guarded text where a
+    /// shorter one does not.
+    fn shorter(&self, prompt: &Prompt, start: usize) -> Option<Found<'_>> {
+        let text = &prompt.text()[start..];
+        let here = self.tokens.iter().filter(|token| text.starts_with(&token.content));
+        here.map(|token| (token, start..start + token.content.len()))
+            .filter(|found| self.may(prompt, found))
             .max_by_key(|(_, bytes)| bytes.end)
     }
+
+    fn may(&self, prompt: &Prompt, (token, bytes): &Found<'_>) -> bool {
+        let within_word = token.single_word && touches_word(prompt.text(), bytes);
+        !within_word && !prompt.guards(bytes)
+    }
 }
+
+/// A token and where it stands.
+type Found<'f> = (&'f Added, Range<usize>);
 
 fn touches_word(text: &str, bytes: &Range<usize>) -> bool {
     let word = |c: char| c.is_alphanumeric() || c == '_';

@@ -116,3 +116,88 @@ impl Pattern {
         self.matched == self.bytes.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What the definition says, by looking at every prefix of the whole text.
+    fn oracle(text: &str, stops: &[String], stop_text: StopText) -> (String, Option<usize>) {
+        for end in 1..=text.len() {
+            let bytes = &text.as_bytes()[..end];
+            let ending = |stop: &&String| !stop.is_empty() && bytes.ends_with(stop.as_bytes());
+            let Some(longest) = stops.iter().filter(ending).map(String::len).max() else {
+                continue;
+            };
+            let ends = |stop: &String| stop.len() == longest && bytes.ends_with(stop.as_bytes());
+            let index = stops.iter().position(ends);
+            let shown = match stop_text {
+                StopText::Exclude => end - longest,
+                StopText::Include => end,
+            };
+            return (text[..shown].to_owned(), index);
+        }
+        (text.to_owned(), None)
+    }
+
+    fn owned(stops: &[&str]) -> Vec<String> {
+        stops.iter().map(|stop| (*stop).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_possible_beginning_is_held_and_given_out_when_it_was_none() {
+        let mut matcher = StopMatcher::new(&owned(&["\n\n"]), StopText::Exclude);
+        assert_eq!(matcher.push("one\n").text, "one");
+        assert_eq!(matcher.push("two\n").text, "\ntwo");
+        let end = matcher.push("\nthree");
+        assert_eq!(end, Emitted { text: String::new(), stop: Some(0) });
+        assert_eq!(matcher.push("four"), Emitted::default());
+        assert_eq!(matcher.flush(), "");
+    }
+
+    #[test]
+    fn what_is_held_at_the_end_is_text() {
+        let mut matcher = StopMatcher::new(&owned(&["stop"]), StopText::Exclude);
+        assert_eq!(matcher.push("don't sto").text, "don't ");
+        assert_eq!(matcher.flush(), "sto");
+    }
+
+    #[test]
+    fn the_longest_of_several_that_end_together_counts() {
+        let mut matcher = StopMatcher::new(&owned(&["b", "ab", ""]), StopText::Exclude);
+        assert_eq!(matcher.push("xab"), Emitted { text: "x".to_owned(), stop: Some(1) });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// However the text is cut, a stop string ends it where it would end the whole; nothing shown is taken back, and no more
+        /// is held than could become a stop string.
+        #[test]
+        fn any_cutting_gives_what_the_naive_search_gives(
+            pieces in prop::collection::vec("[abé]{0,4}", 0..8),
+            stops in prop::collection::vec("[abé]{0,4}", 0..4),
+            include in any::<bool>(),
+        ) {
+            let stop_text = if include { StopText::Include } else { StopText::Exclude };
+            let (text, index) = oracle(&pieces.concat(), &stops, stop_text);
+            let mut matcher = StopMatcher::new(&stops, stop_text);
+            let (mut shown, mut stop, mut pushed) = (String::new(), None, String::new());
+            for piece in &pieces {
+                pushed.push_str(piece);
+                let emitted = matcher.push(piece);
+                shown.push_str(&emitted.text);
+                prop_assert!(stop.is_none() || emitted == Emitted::default());
+                stop = stop.or(emitted.stop);
+                if stop.is_none() {
+                    let held = &pushed[shown.len()..];
+                    prop_assert!(held.is_empty() || stops.iter().any(|stop| stop.starts_with(held)));
+                }
+            }
+            shown.push_str(&matcher.flush());
+            prop_assert_eq!(shown, text);
+            prop_assert_eq!(stop, index);
+        }
+    }
+}

@@ -95,7 +95,8 @@ impl Utf8Joiner {
     }
 
     fn without_leading_spaces<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        let spaces = bytes.iter().take(self.leading_spaces).take_while(|byte| **byte == b' ').count();
+        let spaces =
+            bytes.iter().take(self.leading_spaces).take_while(|byte| **byte == b' ').count();
         let rest = &bytes[spaces..];
         self.leading_spaces = if rest.is_empty() { self.leading_spaces - spaces } else { 0 };
         rest

@@ -44,7 +44,9 @@ pub enum TemplateError {
     #[error("the chat template took more than its share: {0}")]
     TooMuch(String),
     /// The conversation leaves no way to tell its text from the template's.
-    #[error("the conversation uses up the private-use characters that guard special tokens, remove them")]
+    #[error(
+        "the conversation uses up the private-use characters that guard special tokens, remove them"
+    )]
     Unguardable,
 }
 
@@ -92,7 +94,7 @@ impl ChatTemplate {
         let mut environment = environment();
         for (name, source) in templates {
             environment
-                .add_template_owned(name, source)
+                .add_template_owned(name, python::without_generation_blocks(&source))
                 .map_err(|error| LoadError::invalid(file, format!("chat template: {error}")))?;
         }
         let guard = Guard::new(tokenizer.added_texts())
@@ -108,7 +110,8 @@ impl ChatTemplate {
         let run = |marker: &Marker<'_>| self.run(&template, &input, marker);
 
         let plain = run(&Marker::none(&self.guard))?;
-        let Some(codes) = self.guard.codes(input.strings().chain([template.source(), &plain])) else {
+        let Some(codes) = self.guard.codes(input.strings().chain([template.source(), &plain]))
+        else {
             return Err(TemplateError::Unguardable);
         };
         self.guard.render(template.source(), &input, codes, plain, run)
@@ -128,9 +131,7 @@ impl ChatTemplate {
     ) -> Result<String, TemplateError> {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + input.bytes() as u64));
-        let template = environment
-            .template_from_named_str(template.name(), template.source())
-            .map_err(failure)?;
+        let template = environment.get_template(template.name()).map_err(failure)?;
         let own = self.named.iter().map(|(name, text)| (*name, Value::from(text.as_str())));
         let additional = self.additional.iter().map(String::as_str).map(Value::from).collect();
         let context = own
@@ -186,10 +187,13 @@ struct Raised;
 fn failure(error: Error) -> TemplateError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(current) = cause {
-        if current.is::<Raised>() {
-            return TemplateError::Refused(error.detail().unwrap_or_default().to_owned());
+        let source = current.source();
+        if let Some(raised) = current.downcast_ref::<Error>()
+            && source.is_some_and(|source| source.is::<Raised>())
+        {
+            return TemplateError::Refused(raised.detail().unwrap_or_default().to_owned());
         }
-        cause = current.source();
+        cause = source;
     }
     match error.kind() {
         ErrorKind::OutOfFuel => TemplateError::TooMuch(error.to_string()),

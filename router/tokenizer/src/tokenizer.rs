@@ -7,7 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokenizers::ModelWrapper;
 
 use crate::assets::{Assets, LoadError, TOKENIZER_CONFIG, TOKENIZER_JSON, TOKENIZER_MODEL};
-use crate::config::{self, TokenizerConfig};
+use crate::config::TokenizerConfig;
+use crate::generation::GenerationConfig;
 use crate::prompt::Prompt;
 use crate::ranks;
 use crate::special::{Added, Finder};
@@ -62,7 +63,8 @@ impl Tokenizer {
     pub fn load(assets: &Assets<'_>) -> Result<Self, LoadError> {
         // The `tokenizers` crate trusts its files more than we do: what makes it panic is a broken file, too.
         catch_unwind(AssertUnwindSafe(|| Self::build(assets))).unwrap_or_else(|_| {
-            let file = if assets.tokenizer_json.is_some() { TOKENIZER_JSON } else { TOKENIZER_MODEL };
+            let file =
+                if assets.tokenizer_json.is_some() { TOKENIZER_JSON } else { TOKENIZER_MODEL };
             Err(LoadError::invalid(file, "contradicts itself, the tokenizers library panicked"))
         })
     }
@@ -93,7 +95,7 @@ impl Tokenizer {
             finder,
             vocabulary,
             leading_spaces,
-            stop_token_ids: config::stop_ids(assets.generation_config)?,
+            stop_token_ids: GenerationConfig::load(assets)?.eos_token_ids,
         };
         if tokenizer.stop_token_ids.is_empty() {
             let eos = config.eos().and_then(|text| tokenizer.added_token_id(text));
@@ -129,10 +131,11 @@ impl Tokenizer {
         if text.is_empty() {
             return Ok(());
         }
-        let encoding = self.ordinary.encode_fast(text, false).map_err(|error| EncodeError {
-            text_bytes: text.len(),
-            reason: error.to_string(),
-        })?;
+        let refused = |reason| EncodeError { text_bytes: text.len(), reason };
+        // A vocabulary that passed `load` may still lack what a text needs; the library then panics in places.
+        let encoding = catch_unwind(AssertUnwindSafe(|| self.ordinary.encode_fast(text, false)))
+            .map_err(|_| refused("the tokenizers library panicked".to_owned()))?
+            .map_err(|error| refused(error.to_string()))?;
         ids.extend_from_slice(encoding.get_ids());
         Ok(())
     }
@@ -163,7 +166,8 @@ impl Tokenizer {
         self.vocabulary.size()
     }
 
-    /// Returns the tokens that end an answer.
+    /// Returns the tokens that end an answer: those of `generation_config.json`, else the `eos_token` of
+    /// `tokenizer_config.json`. Empty when the model names none.
     pub fn stop_token_ids(&self) -> &[u32] {
         &self.stop_token_ids
     }
@@ -251,7 +255,8 @@ fn added_tokens(
         match owners.insert(token.id, &token.content) {
             Some(owner) if owner != token.content => {
                 let (id, name) = (token.id, &token.content);
-                let reason = format!("added token {name:?} has id {id}, which is that of {owner:?}");
+                let reason =
+                    format!("added token {name:?} has id {id}, which is that of {owner:?}");
                 return Err(LoadError::invalid(TOKENIZER_CONFIG, reason));
             }
             _ => {}

@@ -40,7 +40,8 @@ impl Spelling {
                 }
                 DecoderWrapper::Metaspace(space) if space.get_replacement() == SPACE_MARK => {
                     use tokenizers::pre_tokenizers::metaspace::PrependScheme;
-                    leading_spaces = usize::from(space.get_prepend_scheme() != PrependScheme::Never);
+                    leading_spaces =
+                        usize::from(space.get_prepend_scheme() != PrependScheme::Never);
                     spelling = Some(Self::SentencePiece { leading_spaces: 0 });
                 }
                 DecoderWrapper::Strip(strip) if strip.content == ' ' && strip.stop == 0 => {
@@ -60,7 +61,9 @@ impl Spelling {
         match spelling {
             Some(Self::SentencePiece { .. }) => Ok(Self::SentencePiece { leading_spaces }),
             Some(Self::ByteLevel) => Ok(Self::ByteLevel),
-            None => Err("the decoder must be ByteLevel, Metaspace or replace ▁ by a space".to_owned()),
+            None => {
+                Err("the decoder must be ByteLevel, Metaspace or replace ▁ by a space".to_owned())
+            }
         }
     }
 }
@@ -125,7 +128,9 @@ impl Vocabulary {
         let id = id as usize;
         match self.kinds.get(id)? {
             Kind::Absent => None,
-            Kind::Ordinary | Kind::Special => Some(&self.bytes[self.starts[id]..self.starts[id + 1]]),
+            Kind::Ordinary | Kind::Special => {
+                Some(&self.bytes[self.starts[id]..self.starts[id + 1]])
+            }
         }
     }
 

@@ -77,7 +77,8 @@ fn civil(days: u64) -> (u64, u64, u64) {
     // Years begin in March here, so that the leap day comes last; a cycle of 400 years has 146,097 days.
     let day = days + 719_468;
     let (cycle, of_cycle) = (day / 146_097, day % 146_097);
-    let year_of_cycle = (of_cycle - of_cycle / 1_460 + of_cycle / 36_524 - of_cycle / 146_096) / 365;
+    let year_of_cycle =
+        (of_cycle - of_cycle / 1_460 + of_cycle / 36_524 - of_cycle / 146_096) / 365;
     let of_year = of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
     let march_month = (5 * of_year + 2) / 153;
     let day_of_month = of_year - (153 * march_month + 2) / 5 + 1;

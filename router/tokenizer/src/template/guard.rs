@@ -9,8 +9,9 @@
 //!
 //! A template may look at a message instead of printing it (`'</think>' in content`), and then see the marks. So the
 //! conversation is first rendered plainly, and that text is the truth: marked renderings are tried from the strictest to the
-//! laxest until one says the same. The laxest exempts one special token that the template itself names. If none agrees, the
-//! strict rendering is taken as it is: never unsafe, at worst not the text that Hugging Face would give.
+//! laxest until one says the same. The laxest exempt, in what the assistant said before, a special token (or a pair of
+//! tags) that the template itself names. If none agrees, the strict rendering is taken as it is: never unsafe, at worst not the text that Hugging
+//! Face would give.
 //!
 //! Most messages hold no such fragment. They are rendered once.
 
@@ -54,8 +55,8 @@ enum Level<'a> {
     /// Also texts that are the middle of a special token, which matter only between two halves of it.
     Strict,
     Fragments,
-    /// But not where this special token stands as a whole.
-    Except(&'a str),
+    /// But not where one of these special tokens stands as a whole in a message of the assistant: it said so itself.
+    Except(&'a [&'a str]),
 }
 
 impl Guard {
@@ -71,7 +72,8 @@ impl Guard {
         }
         let fragments = AhoCorasick::new(fragments)
             .map_err(|error| format!("the special tokens cannot be searched for: {error}"))?;
-        let alphabet: BTreeSet<char> = specials.iter().flat_map(|special| special.chars()).collect();
+        let alphabet: BTreeSet<char> =
+            specials.iter().flat_map(|special| special.chars()).collect();
         Ok(Self {
             fragments,
             firsts: specials.iter().filter_map(|special| special.chars().next()).collect(),
@@ -105,8 +107,12 @@ impl Guard {
         run: impl Fn(&Marker<'_>) -> Result<String, TemplateError>,
     ) -> Result<Prompt, TemplateError> {
         let marked = |level| {
-            let changes = input.strings().any(|text| !self.marks(text, level).is_empty());
-            changes.then(|| run(&Marker { guard: self, codes, level: Some(level) }))
+            // Where an exemption holds is for the input to say; everywhere else it is as strict as `Fragments`.
+            let least = if let Level::Except(_) = level { Level::Fragments } else { level };
+            let changes = input.strings().any(|text| !self.marks(text, least).is_empty());
+            changes.then(|| {
+                run(&Marker { guard: self, codes, level: Some(level), origin: Origin::Client })
+            })
         };
         let Some(strict) = marked(Level::Strict) else { return Ok(Prompt::trusted(plain)) };
         let strict = strict.map(|text| self.unmark(&text, codes));
@@ -115,10 +121,8 @@ impl Guard {
         {
             return strict;
         }
-        let named_by_both = self.specials.iter().filter(|special| {
-            source.contains(*special) && input.strings().any(|text| text.contains(*special))
-        });
-        let exempt = named_by_both.take(EXEMPTIONS_MAX).map(|special| Level::Except(special));
+        let exemptions = self.exemptions(source, input);
+        let exempt = exemptions.iter().map(|specials| Level::Except(specials));
         for level in std::iter::once(Level::Fragments).chain(exempt) {
             let prompt = match marked(level) {
                 None => Prompt::trusted(plain.clone()),
@@ -130,6 +134,23 @@ impl Guard {
             }
         }
         strict
+    }
+
+    /// Returns what the template may have looked for in the conversation: a special token that both name, or two of
+    /// them that are a pair of tags.
+    fn exemptions<'g>(&'g self, source: &str, input: &Input<'_>) -> Vec<Vec<&'g str>> {
+        let named_by_both = |special: &&str| {
+            source.contains(*special) && input.strings().any(|text| text.contains(*special))
+        };
+        let named: Vec<&str> =
+            self.specials.iter().map(String::as_str).filter(named_by_both).collect();
+        let opening = |tag: &str| format!("<{}", tag.strip_prefix("</").unwrap_or(tag));
+        let pair = |close: &&'g str| {
+            let open = named.iter().find(|open| **open == opening(close))?;
+            Some(vec![*open, *close])
+        };
+        let pairs = named.iter().filter_map(pair);
+        pairs.chain(named.iter().map(|special| vec![*special])).take(EXEMPTIONS_MAX).collect()
     }
 
     /// Returns the bytes of a text that must be marked: sorted, apart, none of them whitespace.
@@ -157,8 +178,9 @@ impl Guard {
                 }
             }
             Level::Fragments => {}
-            Level::Except(special) => {
-                for (at, _) in text.match_indices(special) {
+            Level::Except(specials) => {
+                for (at, special) in specials.iter().flat_map(|special| text.match_indices(special))
+                {
                     let whole = at..at + special.len();
                     marks.retain(|mark| mark.start < whole.start || whole.end < mark.end);
                 }
@@ -195,7 +217,8 @@ impl Guard {
         match self.alphabet.binary_search(&character) {
             // The whitespace inside a special token stays: a trimmed text is trimmed as before.
             Ok(index) if !character.is_whitespace() => {
-                let code = u32::try_from(index).ok().and_then(|index| char::from_u32(codes.0 + index));
+                let code =
+                    u32::try_from(index).ok().and_then(|index| char::from_u32(codes.0 + index));
                 code.unwrap_or(character)
             }
             _ => character,
@@ -215,22 +238,47 @@ impl Guard {
     }
 }
 
+/// Who is said to have written a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Client,
+    Assistant,
+}
+
 /// Marks what a client wrote.
+#[derive(Clone, Copy)]
 pub(super) struct Marker<'g> {
     guard: &'g Guard,
     codes: Codes,
     level: Option<Level<'g>>,
+    origin: Origin,
 }
 
 impl<'g> Marker<'g> {
     /// Marks nothing.
     pub(super) fn none(guard: &'g Guard) -> Self {
-        Self { guard, codes: Codes(*PRIVATE_USE.start()), level: None }
+        let codes = Codes(*PRIVATE_USE.start());
+        Self { guard, codes, level: None, origin: Origin::Client }
+    }
+
+    /// The same for text of another origin.
+    pub(super) fn of(self, origin: Origin) -> Self {
+        Self { origin, ..self }
     }
 
     pub(super) fn text(&self, text: &str) -> Value {
+        match (self.level, self.origin) {
+            (Some(Level::Except(_)), Origin::Client) => self.marked(text, Level::Fragments),
+            (Some(level), Origin::Client | Origin::Assistant) => self.marked(text, level),
+            (None, _) => Value::from(text),
+        }
+    }
+
+    /// The role of a message that is none of those that templates know: it is printed between `<|` and `|>`, so the middle
+    /// of a special token is all that it would take.
+    pub(super) fn role(&self, text: &str) -> Value {
         match self.level {
-            Some(level) => Value::from(self.guard.mark(text, self.codes, level).as_ref()),
+            Some(_) => self.marked(text, Level::Strict),
             None => Value::from(text),
         }
     }
@@ -238,10 +286,12 @@ impl<'g> Marker<'g> {
     /// The name of a field. A template looks for names, so a harmless one must stay as it is.
     pub(super) fn key(&self, name: &str) -> Value {
         match self.level {
-            Some(Level::Strict) => {
-                Value::from(self.guard.mark(name, self.codes, Level::Fragments).as_ref())
-            }
+            Some(Level::Strict) => self.marked(name, Level::Fragments),
             Some(_) | None => self.text(name),
         }
+    }
+
+    fn marked(&self, text: &str, level: Level<'_>) -> Value {
+        Value::from(self.guard.mark(text, self.codes, level).as_ref())
     }
 }

@@ -82,6 +82,32 @@ fn invalid(detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, detail)
 }
 
+/// Hugging Face's own block, `{% generation %}…{% endgeneration %}`, only marks what an assistant said, for training.
+/// Here it becomes an `if` that is always true, so that whitespace control stays what it was.
+pub(super) fn without_generation_blocks(source: &str) -> String {
+    let mut plain = String::with_capacity(source.len());
+    for (position, part) in source.split("{%").enumerate() {
+        if position > 0 {
+            plain.push_str("{%");
+        }
+        let start = part.len() - part.trim_start_matches(['-', '+']).trim_start().len();
+        let (before, tag) = part.split_at(start);
+        let replaced = [("generation", "if true"), ("endgeneration", "endif")]
+            .into_iter()
+            .find_map(|(name, instead)| {
+                let after = tag.strip_prefix(name)?;
+                let ends = after.trim_start().trim_start_matches(['-', '+']).starts_with("%}");
+                ends.then_some((instead, after))
+            });
+        plain.push_str(if position > 0 && replaced.is_some() { before } else { part });
+        if let Some((instead, after)) = replaced.filter(|_| position > 0) {
+            plain.push_str(instead);
+            plain.push_str(after);
+        }
+    }
+    plain
+}
+
 struct Writer<'a> {
     state: &'a State<'a, 'a>,
     json: String,
@@ -209,7 +235,8 @@ impl Writer<'_> {
                 '\u{8}' => self.json.push_str("\\b"),
                 '\u{c}' => self.json.push_str("\\f"),
                 '\0'..='\u{1f}' => self.escape(character),
-                '\u{7f}'.. if self.ensure_ascii => self.escape(character),
+                // Not planes 15 and 16: those are the guard's marks, which must arrive as they are.
+                '\u{7f}'..='\u{e_ffff}' if self.ensure_ascii => self.escape(character),
                 _ => self.json.push(character),
             }
         }
@@ -230,6 +257,21 @@ fn unserializable(kind: ValueKind) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn generation_blocks_become_conditions_with_their_whitespace_control() {
+        for (source, plain) in [
+            ("a{%- generation %}b{% endgeneration -%}c", "a{%- if true %}b{% endif -%}c"),
+            ("{%generation%}{{ x }}{%- endgeneration%}", "{%if true%}{{ x }}{%- endif%}"),
+            (
+                "generation %}{% if generation %}{% generations %}",
+                "generation %}{% if generation %}{% generations %}",
+            ),
+            ("", ""),
+        ] {
+            assert_eq!(without_generation_blocks(source), plain);
+        }
+    }
 
     #[test]
     fn floats_are_written_as_python_writes_them() {

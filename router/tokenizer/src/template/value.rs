@@ -3,7 +3,7 @@
 use minijinja::Value;
 use serde_json::Value as Json;
 
-use super::guard::Marker;
+use super::guard::{Marker, Origin};
 use super::{Conversation, clock};
 
 /// The roles that templates print between `<|` and `|>`. Only these may become a part of a special token.
@@ -45,13 +45,17 @@ impl<'a> Input<'a> {
 
     /// The variables of the template, the client's text marked.
     pub(super) fn variables(&self, marker: &Marker<'_>) -> Vec<(Value, Value)> {
-        let Conversation { messages, tools, add_generation_prompt, extra, now } = *self.conversation;
+        let Conversation { messages, tools, add_generation_prompt, extra, now } =
+            *self.conversation;
         let fixed = [
             ("messages", self::messages(messages, marker)),
             ("tools", tools.map_or(Value::from(()), |tools| value(tools, marker))),
             ("documents", Value::from(())),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
-            ("strftime_now", Value::from_function(move |format: &str| clock::strftime(now, format))),
+            (
+                "strftime_now",
+                Value::from_function(move |format: &str| clock::strftime(now, format)),
+            ),
         ];
         // Later pairs win: a client cannot replace what we set.
         extra
@@ -81,9 +85,15 @@ fn messages(json: &Json, marker: &Marker<'_>) -> Value {
     let Json::Array(messages) = json else { return value(json, marker) };
     let message = |json: &Json| {
         let Json::Object(fields) = json else { return value(json, marker) };
-        Value::from_pairs(fields.iter().map(|(name, field)| {
-            let role = field.as_str().filter(|role| name == "role" && ROLES.contains(role));
-            (marker.key(name), role.map_or_else(|| value(field, marker), Value::from))
+        let role = fields.get("role").and_then(Json::as_str);
+        let origin = if role == Some("assistant") { Origin::Assistant } else { Origin::Client };
+        let marker = marker.of(origin);
+        Value::from_pairs(fields.iter().map(|(name, field)| match (name.as_str(), field) {
+            ("role", Json::String(role)) if ROLES.contains(&role.as_str()) => {
+                (Value::from("role"), Value::from(role.as_str()))
+            }
+            ("role", Json::String(role)) => (Value::from("role"), marker.role(role)),
+            (name, field) => (marker.key(name), value(field, &marker)),
         }))
     };
     messages.iter().map(message).collect()
