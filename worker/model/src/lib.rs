@@ -16,8 +16,10 @@
 
 mod checkpoint;
 mod config;
+pub mod demo;
 mod digest;
 mod forward;
+pub mod gguf;
 mod inspect;
 mod rank;
 pub mod sampler;
