@@ -249,8 +249,6 @@ impl Sequence {
     pub(crate) fn depart(&mut self, pool: &mut Pool) -> Option<u32> {
         assert_eq!(self.plans_in_flight, 0, "blocks stay while a plan in flight writes them");
         pool.release(&std::mem::take(&mut self.blocks));
-        self.kept_blocks = 0;
-        self.link = Link::To(None);
         self.slot.take()
     }
 

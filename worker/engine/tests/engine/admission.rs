@@ -113,6 +113,20 @@ fn whoever_came_first_starts_first() {
     assert_eq!(order, [90, 80, 5]);
 }
 
+#[test]
+fn a_newcomer_leaves_a_prompt_in_progress_its_blocks() {
+    let limits = Limits { kv_blocks: 8, chunk_tokens_max: 16, ..Limits::default() };
+    let mut group = Group::new(&limits);
+    group.add(request(prompt(1, 100), 4)).unwrap();
+    group.add(request(prompt(2, 20), 4)).unwrap();
+    group.step();
+    let load = group.engine.load();
+    assert!(load.kv_blocks_used < 4, "there would be room now");
+    assert_eq!((load.waiting_sequences, load.running_sequences), (1, 1));
+    group.finish();
+    assert_eq!(group.engine.load().preemptions, 0);
+}
+
 /// A tiny budget, few blocks, and a new short request whenever one fits into the queue.
 #[test]
 fn nobody_starves_though_others_keep_coming() {

@@ -4,7 +4,7 @@ use glint_core::{BlockHash, Namespace};
 use glint_engine::{NameBlock, Parent, PrefixCache};
 
 use crate::group::{Group, Limits, alone, prompt, request};
-use crate::spy::FAILS;
+use crate::spy::{FAILS, FAILS_AFTER_TOKENS};
 
 #[test]
 fn a_repeated_request_hits_and_gets_the_same_tokens() {
@@ -127,6 +127,14 @@ fn what_may_be_broken_is_forgotten() {
     group.run(fails);
     assert!(group.engine.snapshot().is_empty());
     assert_eq!(group.run(request(prompt(1, 40), 4)).cached_tokens, Some(0));
+
+    // Its first block becomes full with the plan that was in flight when it failed.
+    let mut group = Group::new(&Limits::default());
+    let mut fails = request(prompt(1, 16 - FAILS_AFTER_TOKENS), 10);
+    fails.sampling.seed = FAILS;
+    fails.sampling.min_tokens = 10;
+    group.run(fails);
+    assert!(group.engine.snapshot().is_empty());
 }
 
 #[test]

@@ -85,3 +85,25 @@ fn the_wait_in_the_queue_is_told() {
     // A prefill of 51 ms and two decodes of 2 ms.
     assert_eq!(group.records[&second].waited, Duration::from_millis(55));
 }
+
+#[test]
+fn what_a_preemption_took_is_queued() {
+    let limits = Limits { kv_blocks: 9, depth: 1, ..Limits::default() };
+    let mut group = Group::new(&limits);
+    group.run(request(prompt(2, 40), 1));
+    let ids = [1, 2].map(|seed| {
+        let mut request = request(prompt(seed, 40), 60);
+        request.sampling.ignore_eos = true;
+        group.add(request).unwrap()
+    });
+    while group.engine.load().preemptions == 0 {
+        group.step();
+    }
+    let load = group.engine.load();
+    assert_eq!((load.waiting_sequences, load.running_sequences), (1, 1));
+    let record = &group.records[&ids[1]];
+    assert_eq!(record.cached_tokens, Some(32));
+    let tokens = record.request.tokens.len() + record.tokens.len();
+    assert_eq!(load.queued_prefill_tokens, tokens as u64);
+    group.finish();
+}

@@ -70,6 +70,46 @@ fn a_preempted_sequence_gets_the_tokens_that_it_gets_alone() {
     }
 }
 
+/// Its positions are computed twice and described once.
+#[test]
+fn a_prompt_may_be_preempted_while_it_is_described() {
+    for prefix_cache in [PrefixCache::On, PrefixCache::Off] {
+        let limits =
+            Limits { kv_blocks: 9, chunk_tokens_max: 2, prefix_cache, ..Limits::default() };
+        let mut grows = request(prompt(1, 20), 60);
+        grows.sampling.ignore_eos = true;
+        let mut described = request(prompt(2, 90), 10);
+        described.sampling.prompt_logprobs = Some(1);
+        let mut group = check(&limits, &[grows, described]);
+        let starts = group.engine.executor_mut().plans.iter().flat_map(|plan| &plan.start);
+        let again = starts.filter(|start| start.tokens.len() == 90).count();
+        assert_eq!(again, 2, "it was preempted before it drew anything");
+    }
+}
+
+/// Every block is in use when the first one needs another, in plan 9: the last one goes. The second one's end, seen in
+/// plan 7, leaves room for both, but plan 8 still writes the last one's blocks.
+#[test]
+fn a_preempted_sequence_waits_for_its_own_plans() {
+    let limits = Limits {
+        kv_blocks: 11,
+        depth: 3,
+        step_tokens_max: 256,
+        chunk_tokens_max: 256,
+        ..Limits::default()
+    };
+    let requests = [(1, 40, 30), (2, 50, 8), (3, 45, 30)].map(|(seed, tokens, max_tokens)| {
+        let mut request = request(prompt(seed, tokens), max_tokens);
+        request.sampling.ignore_eos = true;
+        request
+    });
+    let mut group = check(&limits, &requests);
+    assert_eq!(group.engine.load().preemptions, 1);
+    let plans = &group.engine.executor_mut().plans;
+    let starts: Vec<usize> = plans.iter().map(|plan| plan.start.len()).collect();
+    assert_eq!((starts[0], &starts[9..12]), (3, [0, 0, 1].as_slice()));
+}
+
 #[test]
 fn the_oldest_is_never_preempted() {
     let limits = Limits { kv_blocks: 9, ..Limits::default() };

@@ -72,3 +72,11 @@ fn surplus_tokens_are_thrown_away() {
         assert_eq!(group.engine.load().steps, depth as u64);
     }
 }
+
+#[test]
+fn a_prompt_may_end_with_an_end_token() {
+    let mut tokens = prompt(1, 20);
+    tokens.push(EOS);
+    let mut group = Group::new(&Limits { end_probability: 0.0, ..Limits::default() });
+    assert_eq!(group.run(request(tokens, 10)).tokens.len(), 10);
+}
