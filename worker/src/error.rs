@@ -1,0 +1,36 @@
+//! Why does a worker not start, or not go on?
+
+use glint_core::{Failure, Kind};
+
+/// A failure that starting the same process again would not cure, or only a person can.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Flags that contradict each other or the model.
+    #[error("{0}")]
+    Config(String),
+    /// The checkpoint cannot be used.
+    #[error("{0}")]
+    Model(String),
+    /// The registry's URL is none.
+    #[error(transparent)]
+    Fleet(#[from] glint_fleet::FleetError),
+    /// A port cannot be had, or a thread not be started.
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+    /// The gRPC server broke.
+    #[error("the gRPC server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+    /// A part of this process ended that never should: a bug. The log has the story.
+    #[error("{0} ended unexpectedly")]
+    Lost(&'static str),
+}
+
+impl Failure for WorkerError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Config(_) | Self::Model(_) => Kind::Invalid,
+            Self::Fleet(error) => error.kind(),
+            Self::System(_) | Self::Server(_) | Self::Lost(_) => Kind::Internal,
+        }
+    }
+}
