@@ -1,2 +1,132 @@
-//! glint
-fn main() {}
+//! The `glint` binary: one program, a role per subcommand.
+//!
+//! Roles live in crates of their own; what is here chooses one, sets logging and draining up, and says in one sentence
+//! why it failed. [`up`] is the only place that knows several roles: it is a whole cluster on one machine.
+
+mod chat;
+mod demo;
+mod huggingface;
+mod inspect;
+mod source;
+mod up;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Parser, Subcommand};
+use glint_service::{Drain, logging, logging::LogConfig};
+
+/// Serves the GLM-4 family of language models from a cluster of tensor-parallel workers.
+#[derive(Parser)]
+#[command(name = "glint", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+
+    #[command(flatten)]
+    log: LogConfig,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Starts a whole cluster on this machine: fleet, router, and worker processes that share a model.
+    Up(Box<up::Config>),
+    /// Takes OpenAI-style HTTP and gRPC requests and sends each to a group.
+    Router(Box<RouterRole>),
+    /// Holds one or more tensor-parallel ranks of a group.
+    Worker(Box<WorkerRole>),
+    /// Looks into a checkpoint.
+    #[command(subcommand)]
+    Model(inspect::Command),
+    /// Talks to a running cluster from the terminal.
+    Chat(chat::Config),
+}
+
+#[derive(clap::Args)]
+struct RouterRole {
+    #[command(flatten)]
+    config: glint_router::RouterConfig,
+    #[command(flatten)]
+    grace: Grace,
+}
+
+#[derive(clap::Args)]
+struct WorkerRole {
+    #[command(flatten)]
+    config: glint_worker::WorkerConfig,
+    #[command(flatten)]
+    grace: Grace,
+    /// Drain when standard input ends. `glint up` holds the other end, so that its workers cannot outlive it.
+    #[arg(long, hide = true)]
+    drain_with_stdin: bool,
+}
+
+/// How long a role may take to finish what it has begun.
+#[derive(Clone, Debug, clap::Args)]
+struct Grace {
+    /// Seconds from SIGTERM or Ctrl-C until streams that still run are cut.
+    #[arg(long = "grace-s", env = "GLINT_GRACE_S", default_value_t = 30)]
+    grace_s: u64,
+}
+
+impl Grace {
+    fn drain(&self) -> anyhow::Result<Drain> {
+        Ok(Drain::on_signal(Duration::from_secs(self.grace_s))?)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let default_filter = match &cli.role {
+        // Its terminal belongs to progress bars and to what is odd.
+        Role::Up(_) | Role::Chat(_) => "warn",
+        Role::Router(_) | Role::Worker(_) | Role::Model(_) => "info",
+    };
+    let logging = logging::init(&cli.log, default_filter);
+    match logging.map_err(Into::into).and_then(|()| run(cli.role, cli.log.log.as_deref())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The whole chain on one line: "what failed: why".
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(role: Role, log: Option<&str>) -> anyhow::Result<()> {
+    // Looking into files needs no runtime.
+    let role = match role {
+        Role::Model(command) => return inspect::run(&command),
+        Role::Up(_) | Role::Router(_) | Role::Worker(_) | Role::Chat(_) => role,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match role {
+            Role::Up(config) => up::run(*config, log).await,
+            Role::Router(role) => {
+                glint_router::run(role.config, role.grace.drain()?).await.map_err(Into::into)
+            }
+            Role::Worker(role) => {
+                let drain = role.grace.drain()?;
+                if role.drain_with_stdin {
+                    drain_with_stdin(drain.clone());
+                }
+                glint_worker::run(role.config, drain).await.map_err(Into::into)
+            }
+            Role::Chat(config) => chat::run(config).await,
+            Role::Model(_) => unreachable!("handled above"),
+        }
+    });
+    // A blocked read of standard input must not keep the process alive.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+/// Begins to drain when whoever started this process has gone, and stops soon after: nobody is left to wait for.
+fn drain_with_stdin(drain: Drain) {
+    let end_of_input = move || {
+        // Whatever ends it, an end or an error, the other side is gone.
+        let _bytes = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        drain.begin();
+    };
+    std::thread::spawn(end_of_input);
+}
