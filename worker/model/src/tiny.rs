@@ -126,6 +126,14 @@ mod tests {
     }
 
     #[test]
+    fn it_opens_like_any_checkpoint_and_takes_every_world_size_up_to_its_heads() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path()).unwrap();
+        let checkpoint = crate::Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(checkpoint.config().world_sizes(), [1, 2, 4, 8]);
+    }
+
+    #[test]
     fn the_weights_are_those_of_the_config() {
         let bytes = weights::safetensors();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
