@@ -100,6 +100,8 @@ impl Checkpoint {
     }
 
     fn check(&self) -> Result<(), CheckpointError> {
+        // Before a list of all layers is made: a config may name sixteen million.
+        self.find(&tensors::last_layer_norm(&self.config))?;
         let expected = tensors::expected(&self.config);
         for Expected { name, shape } in &expected {
             let (file, stored) = self.find(name)?;

@@ -100,6 +100,11 @@ pub(crate) fn qkv_rows(config: &Config, names: &QkvNames) -> Vec<(String, usize)
     }
 }
 
+/// Returns a tensor that only a checkpoint with all layers has.
+pub(crate) fn last_layer_norm(config: &Config) -> String {
+    format!("{}.weight", LayerNames::new(config, config.layers - 1).attention_norm)
+}
+
 /// Returns every tensor of the whole model.
 pub(crate) fn expected(config: &Config) -> Vec<Expected> {
     let mut all = Vec::new();

@@ -1,4 +1,6 @@
 //! top_k, top_p and min_p: all three keep what reaches a threshold, so ties stay together and no order matters.
+//!
+//! A parameter that asks for nothing (0, 1 and 0) cuts nothing: top_p = 1 keeps candidates too unlikely to have a mass.
 
 use glint_core::SamplingParams;
 use glint_core::math;

@@ -172,7 +172,8 @@ fn a_type_that_is_not_read_is_named() {
 
 #[test]
 fn a_config_that_contradicts_the_weights_is_found() {
-    let cases: [(&str, Value, &str); 9] = [
+    let cases: [(&str, Value, &str); 10] = [
+        ("num_hidden_layers", json!(1 << 24), "has no tensor model.layers.16777215."),
         ("intermediate_size", json!(176), "176"),
         ("num_hidden_layers", json!(3), "has no tensor model.layers.2."),
         ("num_hidden_layers", json!(1), "has a tensor model.layers.1."),
