@@ -33,9 +33,15 @@ impl KvShape {
     }
 }
 
-pub(crate) enum Elements {
+enum Elements {
     F32(Buffer<f32>),
     Bf16(Buffer<u16>),
+}
+
+/// A key tile and the value tile that follows it.
+pub(crate) enum Tiles<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u16]),
 }
 
 /// Keys and values, `[layer][block][kv_head]` of a key tile `[head_dim][16]` and a value tile `[16][head_dim]`.
@@ -47,7 +53,11 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Returns a cache of zeroes whose elements have the type of `compute`.
+    /// Returns a cache of zeroes whose elements have the type of `compute`. Memory is taken as blocks are written.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the system has not so much address space.
     pub fn new(compute: Compute, shape: KvShape) -> Self {
         let len = 2 * shape.layers * shape.blocks * shape.kv_heads * shape.tile();
         let elements = match compute {
@@ -106,6 +116,16 @@ impl KvCache {
         }
     }
 
+    /// Returns one block of one KV head: its key tile, and its value tile after it.
+    #[inline(always)]
+    pub(crate) fn tiles(&self, layer: usize, block: usize, head: usize) -> Tiles<'_> {
+        let (start, len) = (self.tile_start(layer, block, head), 2 * self.shape.tile());
+        match &self.elements {
+            Elements::F32(all) => Tiles::F32(&all.as_slice()[start..][..len]),
+            Elements::Bf16(all) => Tiles::Bf16(&all.as_slice()[start..][..len]),
+        }
+    }
+
     /// Returns the key and the value of one token and head, as f32, column by column.
     pub(crate) fn token(&self, layer: usize, slot: usize, head: usize) -> (Vec<f32>, Vec<f32>) {
         let start = self.tile_start(layer, slot / BLOCK_TOKENS, head);
@@ -122,10 +142,12 @@ impl KvCache {
     }
 
     /// Returns where the key tile of a block begins; the value tile follows it.
-    pub(crate) fn tile_start(&self, layer: usize, block: usize, head: usize) -> usize {
+    #[inline(always)]
+    fn tile_start(&self, layer: usize, block: usize, head: usize) -> usize {
         let KvShape { layers, blocks, kv_heads, .. } = self.shape;
         assert!(layer < layers, "layer {layer} of {layers}");
         assert!(block < blocks, "block {block} of {blocks}");
+        debug_assert!(head < kv_heads, "head {head} of {kv_heads}");
         2 * ((layer * blocks + block) * kv_heads + head) * self.shape.tile()
     }
 }

@@ -25,6 +25,7 @@ mod matmul;
 mod matrix;
 mod norm;
 mod rope;
+mod simd;
 pub mod twin;
 
 pub use activation::{add, silu_mul};

@@ -1,6 +1,9 @@
 //! Rotary position embedding: pairs of a head's columns, turned by an angle that grows with the position.
 
+#![expect(unsafe_code, reason = "tasks write to their own rows of one slice")]
+
 use crate::Cpu;
+use crate::cpu::Disjoint;
 
 /// Which columns of a head are a pair. With `r` columns rotated in all, for `i < r/2`:
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,7 +78,7 @@ impl Rotation {
 /// # Panics
 ///
 /// Panics if `x` is not `[rotation.tokens(), width]`, or heads are narrower than the rotation.
-pub fn rope(_cpu: &Cpu, x: &mut [f32], rotation: &Rotation, heads: usize, head_dim: usize) {
+pub fn rope(cpu: &Cpu, x: &mut [f32], rotation: &Rotation, heads: usize, head_dim: usize) {
     let tokens = rotation.tokens;
     if tokens == 0 {
         assert!(x.is_empty(), "x has {} elements for no token", x.len());
@@ -86,20 +89,75 @@ pub fn rope(_cpu: &Cpu, x: &mut [f32], rotation: &Rotation, heads: usize, head_d
     assert_eq!(x.len(), tokens * width, "x is [{tokens}, width]");
     assert!(heads * head_dim <= width, "{heads} heads of {head_dim} in a row of {width}");
     assert!(2 * pairs <= head_dim, "{} columns turned in a head of {head_dim}", 2 * pairs);
-    if pairs == 0 || head_dim == 0 {
+    if pairs == 0 || heads == 0 {
         return;
     }
-    for (row, pairs) in x.chunks_exact_mut(width).zip(rotation.pairs.chunks_exact(pairs)) {
-        for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
-            for (i, &(cos, sin)) in pairs.iter().enumerate() {
-                let (first, second) = match rotation.style {
-                    RopeStyle::Interleaved => (2 * i, 2 * i + 1),
-                    RopeStyle::HalfSplit => (i, i + pairs.len()),
-                };
-                let (a, b) = (head[first], head[second]);
-                head[first] = a * cos - b * sin;
-                head[second] = b * cos + a * sin;
+    let x = Disjoint::new(x);
+    cpu.parallel_rows(tokens, 4 * heads * pairs, &|rows| {
+        // SAFETY: ranges of one call do not overlap.
+        let x = unsafe { x.part(rows.start * width, rows.len() * width) };
+        let angles = rotation.pairs[rows.start * pairs..].chunks_exact(pairs);
+        for (row, angles) in x.chunks_exact_mut(width).zip(angles) {
+            for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
+                turn(head, angles, rotation.style);
             }
         }
+    });
+}
+
+fn turn(head: &mut [f32], angles: &[(f32, f32)], style: RopeStyle) {
+    let turned = |a: f32, b: f32, (cos, sin): (f32, f32)| (a * cos - b * sin, b * cos + a * sin);
+    match style {
+        RopeStyle::Interleaved => {
+            for (pair, &angle) in head.chunks_exact_mut(2).zip(angles) {
+                (pair[0], pair[1]) = turned(pair[0], pair[1], angle);
+            }
+        }
+        RopeStyle::HalfSplit => {
+            let (first, second) = head.split_at_mut(angles.len());
+            for ((a, b), &angle) in first.iter_mut().zip(second).zip(angles) {
+                (*a, *b) = turned(*a, *b, angle);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    #[test]
+    fn pairs_are_turned_by_position_times_frequency() {
+        let cpu = Cpu::new(Isa::Portable, 1);
+        for style in [RopeStyle::Interleaved, RopeStyle::HalfSplit] {
+            // Two heads of six columns, four of them turned, and one column behind the heads.
+            let rotation = RopeTable::new(4, 100.0, style).rotation(&[0, 3]);
+            let mut x: Vec<f32> = (0..26).map(|i| i as f32 + 1.0).collect();
+            let before = x.clone();
+            rope(&cpu, &mut x, &rotation, 2, 6);
+            assert_eq!(x[..13], before[..13], "position 0 turns nothing");
+            for head in [13, 19] {
+                for (pair, frequency) in [(0, 1.0f32), (1, 0.1)] {
+                    let (a, b) = match style {
+                        RopeStyle::Interleaved => (head + 2 * pair, head + 2 * pair + 1),
+                        RopeStyle::HalfSplit => (head + pair, head + pair + 2),
+                    };
+                    let (sin, cos) = (3.0 * frequency).sin_cos();
+                    let expected =
+                        (before[a] * cos - before[b] * sin, before[b] * cos + before[a] * sin);
+                    assert!((x[a] - expected.0).abs() < 1e-5, "{style:?} pair {pair}");
+                    assert!((x[b] - expected.1).abs() < 1e-5, "{style:?} pair {pair}");
+                }
+                assert_eq!(x[head + 4..head + 6], before[head + 4..head + 6]);
+            }
+            assert_eq!(x[25], before[25]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "rotary_dim 3 is not made of pairs")]
+    fn an_odd_rotation_is_refused() {
+        RopeTable::new(3, 10_000.0, RopeStyle::Interleaved);
     }
 }
