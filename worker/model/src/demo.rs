@@ -5,7 +5,7 @@
 //! pairs, and llama.cpp has already brought the query and key rows of Llamas into interleaved pairs, GLM's order. So
 //! tensors are renamed, gate and up are stacked, and nothing is permuted. Weights are stored in bf16.
 //!
-//! Text files come from the same GGUF: tokenizer, chat template and the ids that end an answer ([`text`]).
+//! Text files come from the same GGUF: tokenizer, chat template and the ids that end an answer.
 
 use std::collections::BTreeMap;
 use std::fs;

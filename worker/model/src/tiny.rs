@@ -6,7 +6,7 @@
 //! bytes and GLM-4's special tokens.
 //!
 //! The weights are the draws of [`glint_core::draw`], a fixed function of tensor, row and column: every machine
-//! writes the same bytes and so the same model digest. [`weights`] explains how they come to write letters.
+//! writes the same bytes and so the same model digest. `weights.rs` explains how they come to write letters.
 
 use std::fs;
 use std::path::Path;

@@ -24,7 +24,7 @@ pub enum CollectiveError {
         /// What was seen.
         why: String,
     },
-    /// Another thread of this process called [`AbortHandle::abort`].
+    /// Another thread of this process called [`AbortHandle::abort`](super::AbortHandle::abort).
     #[error("the group was aborted")]
     Aborted,
     /// Two ranks called different operations, or the same with lengths that do not fit.

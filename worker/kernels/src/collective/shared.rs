@@ -10,7 +10,7 @@
 //!
 //! A sum is then: fill, one round, add all slots in rank order. With three or more ranks and a long vector every
 //! rank would read everything, so it adds only its own part and a second round exchanges the parts; the bits are the
-//! same. How a rank waits for the others is in [`wait`].
+//! same. How a rank waits for the others is in `wait.rs`.
 
 use std::ops::Range;
 use std::sync::Arc;
