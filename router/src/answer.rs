@@ -108,16 +108,17 @@ fn one(
     choice: u32,
 ) -> impl Stream<Item = Result<Event, RequestError>> + Send {
     try_stream! {
-        let mut sequence = groups.dispatch(&generation, choice).await?;
+        let mut account = Account { metrics, output_tokens: 0, is_over: false };
+        let dispatched = groups.dispatch(&generation, choice).await;
+        let mut sequence = dispatched.inspect_err(|_| account.fail())?;
         let prompt_tokens = u32::try_from(generation.prompt_of(choice).ids.len())
             .expect("a prompt is shorter than its context");
-        metrics.prompt(prompt_tokens, sequence.cached_tokens);
-        let mut account = Account { metrics, output_tokens: 0, is_over: false };
+        account.metrics.prompt(prompt_tokens, sequence.cached_tokens);
         let mut speech = Speech::new(&generation, choice);
         let mut prompt_logprobs = generation.sampling().prompt_logprobs.map(|_| Vec::new());
         let mut last = None::<Instant>;
         loop {
-            let event = sequence.next().await?;
+            let event = sequence.next().await.inspect_err(|_| account.fail())?;
             if let SequenceEvent::PromptLogprobs(more) = event {
                 prompt_logprobs.get_or_insert_default().extend(more);
                 continue;
@@ -172,6 +173,12 @@ struct Account {
 }
 
 impl Account {
+    /// A failure is no abort: nobody wanted it.
+    fn fail(&mut self) {
+        self.is_over = true;
+        self.metrics.failed(self.output_tokens);
+    }
+
     fn finish(&mut self, usage: &Usage, generation: &Generation) {
         self.is_over = true;
         self.metrics.finished(usage, generation.arrived.elapsed());

@@ -31,8 +31,8 @@ use crate::error::RequestError;
 use crate::metrics::Metrics;
 pub(crate) use dispatch::SequenceEvent;
 use link::Link;
+pub(crate) use texts::Text;
 use texts::Texts;
-pub(crate) use texts::{Defaults, Text};
 
 /// All groups that this router knows.
 #[derive(Debug)]

@@ -154,6 +154,11 @@ impl Metrics {
         self.duration.observe(since_arrival.as_secs_f64());
     }
 
+    /// A sequence that broke off.
+    pub(crate) fn failed(&self, output_tokens: u32) {
+        self.count_tokens("output", output_tokens);
+    }
+
     /// A sequence that was taken back: its tokens were computed all the same.
     pub(crate) fn aborted(&self, output_tokens: u32) {
         self.count_tokens("output", output_tokens);

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use glint_core::SamplingParams;
-use glint_tokenizer::Conversation;
+use glint_tokenizer::{Conversation, GenerationConfig};
 use serde_json::{Map, Value};
 
 use crate::error::RequestError;
-use crate::groups::{Defaults, Groups, Served, Text};
+use crate::groups::{Groups, Served, Text};
 
 /// Answers of one request, over all its prompts.
 pub(crate) const CHOICES_MAX: u32 = 128;
@@ -125,7 +125,7 @@ impl Ask {
             );
             return Err(RequestError::parameter("n", message));
         }
-        let sampling = options.sampling(&served.text.defaults, served.context_tokens);
+        let sampling = options.sampling(&served.text.advice, served.context_tokens);
         sampling.check(served.vocab_size)?;
         check_lengths(&options)?;
         let wants = sampling.max_tokens;
@@ -175,14 +175,17 @@ fn check_lengths(options: &Options) -> Result<(), RequestError> {
 }
 
 impl Options {
-    fn sampling(&self, advice: &Defaults, context_tokens: u32) -> SamplingParams {
+    fn sampling(&self, advice: &GenerationConfig, context_tokens: u32) -> SamplingParams {
         let max_tokens = if self.prompt_only {
             Some(1)
         } else {
-            self.max_tokens.or(advice.max_tokens.map(|tokens| tokens.max(self.min_tokens)))
+            self.max_tokens
+                .or(advice.max_new_tokens.map(|tokens| tokens.max(self.min_tokens).max(1)))
         };
+        let is_greedy = advice.do_sample == Some(false);
+        let temperature = if is_greedy { Some(0.0) } else { advice.temperature };
         SamplingParams {
-            temperature: self.temperature.or(advice.temperature).unwrap_or(1.0),
+            temperature: self.temperature.or(temperature).unwrap_or(1.0),
             top_p: self.top_p.or(advice.top_p).unwrap_or(1.0),
             top_k: self.top_k.or(advice.top_k).unwrap_or(0),
             min_p: self.min_p.or(advice.min_p).unwrap_or(0.0),
@@ -298,12 +301,18 @@ mod tests {
 
     #[test]
     fn the_client_wins_over_advice_and_advice_over_defaults() {
-        let advice = Defaults { temperature: Some(0.8), top_p: Some(0.7), ..Defaults::default() };
+        let advice = GenerationConfig {
+            temperature: Some(0.8),
+            top_p: Some(0.7),
+            ..GenerationConfig::default()
+        };
         let options = Options { top_p: Some(0.5), seed: Some(3), ..Options::default() };
         let sampling = options.sampling(&advice, 100);
         assert_eq!((sampling.temperature, sampling.top_p), (0.8, 0.5));
         assert_eq!((sampling.top_k, sampling.repetition_penalty), (0, 1.0));
         assert_eq!((sampling.seed, sampling.max_tokens), (3, 100));
+        let greedy = GenerationConfig { do_sample: Some(false), ..advice };
+        assert_eq!(options.sampling(&greedy, 100).temperature, 0.0);
     }
 
     #[test]

@@ -8,9 +8,8 @@ use std::sync::{Arc, Weak};
 use bytes::{Bytes, BytesMut};
 use glint_proto::v1::worker_client::WorkerClient;
 use glint_proto::v1::{Asset, GetAssetRequest};
-use glint_tokenizer::{Assets, ChatTemplate, LoadError, Tokenizer};
+use glint_tokenizer::{Assets, ChatTemplate, GenerationConfig, LoadError, Tokenizer};
 use parking_lot::Mutex;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 use tonic::transport::Channel;
@@ -31,18 +30,8 @@ const NAMES: [&str; 5] = [
 pub(crate) struct Text {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) template: Option<ChatTemplate>,
-    pub(crate) defaults: Defaults,
-}
-
-/// What the model's authors advise for sampling; `generation_config.json`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Defaults {
-    pub(crate) temperature: Option<f32>,
-    pub(crate) top_p: Option<f32>,
-    pub(crate) top_k: Option<u32>,
-    pub(crate) min_p: Option<f32>,
-    pub(crate) repetition_penalty: Option<f32>,
-    pub(crate) max_tokens: Option<u32>,
+    /// How the model's makers want it sampled where a request does not say.
+    pub(crate) advice: GenerationConfig,
 }
 
 /// Why a group's texts cannot be had.
@@ -145,53 +134,6 @@ fn load(files: &HashMap<String, Bytes>) -> Result<Text, LoadError> {
     };
     let tokenizer = Tokenizer::load(&assets)?;
     let template = ChatTemplate::load(&assets, &tokenizer)?;
-    let defaults = Defaults::read(assets.generation_config);
-    Ok(Text { tokenizer: Arc::new(tokenizer), template, defaults })
-}
-
-impl Defaults {
-    /// Reads what is there; what makes no sense is as if it were not there, for it is only advice.
-    pub(crate) fn read(generation_config: Option<&[u8]>) -> Self {
-        let config: Value = generation_config
-            .and_then(|json| serde_json::from_slice(json).ok())
-            .unwrap_or_default();
-        let float = |name: &str| config.get(name).and_then(Value::as_f64).map(|f| f as f32);
-        let whole = |name: &str| {
-            config.get(name).and_then(Value::as_u64).and_then(|whole| u32::try_from(whole).ok())
-        };
-        let within = |low: f32, high: f32| move |value: &f32| (low..=high).contains(value);
-        let is_greedy = config.get("do_sample").and_then(Value::as_bool) == Some(false);
-        Self {
-            temperature: if is_greedy {
-                Some(0.0)
-            } else {
-                float("temperature").filter(within(0.0, 100.0))
-            },
-            top_p: float("top_p").filter(within(f32::MIN_POSITIVE, 1.0)),
-            top_k: whole("top_k"),
-            min_p: float("min_p").filter(within(0.0, 1.0)),
-            repetition_penalty: float("repetition_penalty").filter(within(0.01, 100.0)),
-            max_tokens: whole("max_new_tokens").filter(|tokens| *tokens > 0),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn advice_is_read_and_nonsense_is_none() {
-        let glm4 =
-            br#"{"do_sample": true, "temperature": 0.8, "top_p": 0.8, "max_length": 128000}"#;
-        let defaults = Defaults::read(Some(glm4));
-        assert_eq!((defaults.temperature, defaults.top_p), (Some(0.8), Some(0.8)));
-        assert_eq!(defaults.max_tokens, None);
-        let greedy = Defaults::read(Some(br#"{"do_sample": false, "temperature": 0.8}"#));
-        assert_eq!(greedy.temperature, Some(0.0));
-        let nonsense = br#"{"temperature": "hot", "top_p": 7, "top_k": -1, "max_new_tokens": 0}"#;
-        assert_eq!(Defaults::read(Some(nonsense)), Defaults::default());
-        assert_eq!(Defaults::read(Some(b"{")), Defaults::default());
-        assert_eq!(Defaults::read(None), Defaults::default());
-    }
+    let advice = GenerationConfig::load(&assets)?;
+    Ok(Text { tokenizer: Arc::new(tokenizer), template, advice })
 }
