@@ -4,8 +4,8 @@
 //! something is wrong ends it and says which rank is to blame; all others, threads and tasks, stop because of it.
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use glint_core::Epoch;
@@ -134,6 +134,16 @@ impl Bond {
                 self.end(Fault::new(peer.rank, reason));
             }
         }
+    }
+}
+
+/// Ends a bond when it is dropped, so that a task that is cancelled leaves nobody behind who waits for it.
+#[derive(Debug)]
+pub(crate) struct EndOnDrop(pub(crate) Arc<Bond>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end(Fault::new(self.0.own_rank, "left its epoch"));
     }
 }
 

@@ -29,7 +29,7 @@ use v1::leader_message::Message;
 use v1::worker_server::WorkerServer;
 
 use crate::block_log::BlockLog;
-use crate::bond::{Bond, Fault, HEARTBEAT};
+use crate::bond::{Bond, EndOnDrop, Fault, HEARTBEAT};
 use crate::config::{CollectiveKind, Switch, WorkerConfig};
 use crate::engine_thread::{self, COMMANDS_MAX, Command};
 use crate::error::WorkerError;
@@ -158,9 +158,10 @@ impl Leader {
             last = Some(epoch);
             let began = Instant::now();
             let bond = Arc::new(Bond::new(epoch, 0, self.flags.stall_timeout));
+            let tied = EndOnDrop(Arc::clone(&bond));
             let led = self.epoch(&bond, registration, drain).await;
             // Whatever the end was, it is one for all.
-            bond.end(Fault::new(0, "ended the epoch"));
+            drop(tied);
             self.joins.open.lock().take();
             registration.remove(self.identity.group_key());
             registration.remove(self.identity.rendezvous_key(epoch, 0));
@@ -299,7 +300,7 @@ impl Leader {
         let (met, has_met) = oneshot::channel();
         let ordered = self.rank.order(Order {
             bond: Arc::clone(bond),
-            meeting: Meeting::Host(host),
+            meeting: Meeting::Host(Box::new(host)),
             group,
             kv_blocks,
             plans,

@@ -44,7 +44,7 @@ pub(crate) struct Order {
 /// Where the ranks' tensors meet.
 pub(crate) enum Meeting {
     /// Rank 0 waits there.
-    Host(Host),
+    Host(Box<Host>),
     /// The others come.
     Address(String),
 }

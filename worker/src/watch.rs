@@ -26,12 +26,14 @@ struct Gone;
 pub(crate) async fn serve(live: Arc<Live>, request: v1::WatchRequest, frames: Frames) {
     let watching = live.routers.watches(&request.router);
     tokio::select! {
+        // Ends as well when the engine does, which is the end of the epoch.
         _gone = follow(&live, &request, &watching, &frames) => {}
-        fault = live.bond.over() => {
-            let failed = live.failed(fault);
-            // Full: the router is slow, and finds the stream ended without a word.
-            let _slow = frames.try_send(Err(status(&failed)));
-        }
+        _over = live.bond.over() => {}
+    }
+    if let Some(fault) = live.bond.ended() {
+        let failed = live.failed(fault.clone());
+        // Full: the router is slow, and finds the stream ended without a word.
+        let _slow = frames.try_send(Err(status(&failed)));
     }
 }
 

@@ -10,9 +10,9 @@ use glint_proto::v1::worker_server::WorkerServer;
 use glint_service::{Admin, Drain, admin};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
@@ -122,7 +122,8 @@ impl Worker {
         admin.readiness.not_ready("group", "it has not formed");
         // It outlives the drain: an owner sees to the end how that gets on.
         let admin_drain = Drain::new();
-        let admin_served = tokio::spawn(admin.clone().serve(admin_listener, admin_drain.clone()));
+        let admin_served = admin.clone().serve(admin_listener, admin_drain.clone());
+        let admin_served = AbortOnDropHandle::new(tokio::spawn(admin_served));
 
         let leads = flags.ranks.first == 0;
         let front = Arc::new(Front::new(identity.group.clone()));
@@ -149,7 +150,8 @@ impl Worker {
                 .add_optional_service(leads.then_some(ranks));
             let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
             let end = end.clone();
-            tokio::spawn(server.serve_with_incoming_shutdown(connections, end.cancelled_owned()))
+            let serving = server.serve_with_incoming_shutdown(connections, end.cancelled_owned());
+            AbortOnDropHandle::new(tokio::spawn(serving))
         };
 
         let mut roles: JoinSet<Result<(), WorkerError>> = JoinSet::new();
@@ -252,12 +254,11 @@ async fn all_ended(mut roles: JoinSet<Result<(), WorkerError>>) -> Result<(), Wo
 /// Lets answers that are on their way arrive, and no more.
 async fn shut_down(
     end: &CancellationToken,
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    serving: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
     tasks: &TaskTracker,
 ) {
     end.cancel();
     tasks.close();
-    let abort = serving.abort_handle();
     let all = async {
         let served = serving.await;
         tasks.wait().await;
@@ -269,7 +270,6 @@ async fn shut_down(
         Ok(Err(error)) => warn!(error = %error, "the gRPC server broke"),
         Err(_late) => {
             warn!("some peers do not close their connections, they are cut");
-            abort.abort();
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct CpuDevice {
 }
 
 enum State {
-    Resting(RankWeights, Cpu),
+    Resting(Box<RankWeights>, Cpu),
     Running(Box<RankModel>),
     /// Between the two; seen by nobody.
     Moving,
@@ -53,7 +53,7 @@ impl CpuDevice {
             let fitting = flags.kv_memory / weights.kv_block_bytes().max(1);
             u32::try_from(fitting.min(usable).max(1)).unwrap_or(u32::MAX)
         });
-        Ok(Self { state: State::Resting(weights, cpu), numerics, kv_blocks_max })
+        Ok(Self { state: State::Resting(Box::new(weights), cpu), numerics, kv_blocks_max })
     }
 }
 
@@ -76,7 +76,7 @@ impl Device for CpuDevice {
         let State::Resting(weights, cpu) = std::mem::replace(&mut self.state, State::Moving) else {
             unreachable!("a device that has ended its epoch rests")
         };
-        let model = RankModel::new(weights, cpu, collective, kv_blocks);
+        let model = RankModel::new(*weights, cpu, collective, kv_blocks);
         self.state = State::Running(Box::new(model));
     }
 
@@ -94,7 +94,7 @@ impl Device for CpuDevice {
         self.state = match std::mem::replace(&mut self.state, State::Moving) {
             State::Running(model) => {
                 let (weights, cpu) = model.into_weights();
-                State::Resting(weights, cpu)
+                State::Resting(Box::new(weights), cpu)
             }
             state @ (State::Resting(..) | State::Moving) => state,
         };

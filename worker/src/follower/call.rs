@@ -19,7 +19,7 @@ use tonic::transport::Endpoint;
 use tracing::info;
 
 use super::{Follower, Rendezvous, newer_than};
-use crate::bond::{Bond, Fault, HEARTBEAT, Peer};
+use crate::bond::{Bond, EndOnDrop, Fault, HEARTBEAT, Peer};
 use crate::leader::reason;
 use crate::rank::{Meeting, Order, PLANS_AHEAD_MAX};
 
@@ -107,6 +107,7 @@ impl Call<'_> {
     /// Stays until the epoch ends.
     async fn stay(mut self, drain: &Drain) -> Fault {
         let bond = Arc::clone(&self.bond);
+        let _tied = EndOnDrop(Arc::clone(&bond));
         let own = bond.own_rank();
         let leader = Peer::new(0);
         let steps_done = Arc::new(AtomicU64::new(0));

@@ -1,0 +1,81 @@
+//! A group that leaves.
+
+use glint_proto::v1;
+use tonic::Code;
+
+use crate::support::{FAST, Registry, SLOW, answer, broken, read_rest, request, soon, started};
+
+#[tokio::test]
+async fn a_draining_group_takes_nothing_new_and_finishes_what_runs() {
+    let registry = Registry::new();
+    let (_group, mut client) = registry.one(&[SLOW]).await;
+    let running = started(&mut client, request(0..5, 40)).await;
+    let drained = client.drain(v1::DrainRequest {}).await.unwrap().into_inner();
+    assert_eq!(drained.in_flight_sequences, 1);
+    registry.group(|record| record.state() == v1::GroupState::Draining).await;
+    let refused = async {
+        loop {
+            // The engine hears of it between two steps.
+            if let Err(refused) = answer(&mut client, request(0..5, 1)).await {
+                return refused;
+            }
+        }
+    };
+    let refused = soon("new requests are refused", refused).await;
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert_eq!(refused.message(), "the group is draining, ask another one");
+    assert_eq!(read_rest(running).await, 40);
+}
+
+#[tokio::test]
+async fn a_process_that_drains_ends_when_its_sequences_have_ended() {
+    let registry = Registry::new();
+    let (group, mut client) = registry.one(&[SLOW]).await;
+    let running = started(&mut client, request(0..5, 40)).await;
+    group.drain.begin();
+    registry.group(|record| record.state() == v1::GroupState::Draining).await;
+    assert_eq!(read_rest(running).await, 40);
+    group.ended().await.unwrap();
+    let left = registry.fleet.list("/".into()).await.unwrap();
+    assert_eq!(left, [], "a group that has ended leaves no key");
+}
+
+#[tokio::test]
+async fn a_stop_cuts_what_still_runs() {
+    let registry = Registry::new();
+    let (group, mut client) = registry.one(&[SLOW]).await;
+    let running = started(&mut client, request(0..5, 4000)).await;
+    group.drain.stop();
+    let status = broken(running).await;
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("was stopped"), "{status}");
+    group.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_group_of_several_ranks_drains_as_one() {
+    let registry = Registry::new();
+    let size = "--world-size=2";
+    let leader = registry.start(&[SLOW, size, "--ranks=0"]).await;
+    let follower = registry.start(&[SLOW, size, "--ranks=1"]).await;
+    registry.ready_after(0).await;
+    let mut client = leader.client().await;
+    let running = started(&mut client, request(0..5, 40)).await;
+    // The follower stays until the leader has finished.
+    follower.drain.begin();
+    leader.drain.begin();
+    assert_eq!(read_rest(running).await, 40);
+    leader.ended().await.unwrap();
+    follower.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rank_that_waits_for_its_group_ends_at_once() {
+    let registry = Registry::new();
+    let leader = registry.start(&[FAST, "--world-size=3", "--ranks=0"]).await;
+    let follower = registry.start(&[FAST, "--world-size=3", "--ranks=1"]).await;
+    follower.drain.begin();
+    follower.ended().await.unwrap();
+    leader.drain.begin();
+    leader.ended().await.unwrap();
+}
