@@ -8,8 +8,9 @@ use glint_core::RouterId;
 use glint_fleet::{Fleet, FleetError, Keys, Registration};
 use glint_proto::v1::RouterRecord;
 use glint_service::{Admin, Drain, admin};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::RouterConfig;
 use crate::front::Front;
@@ -65,6 +66,7 @@ impl Router {
     /// A port cannot be had, or `--fleet` names no registry.
     pub async fn bind(config: RouterConfig) -> Result<Self, RouterError> {
         let fleet = glint_fleet::open(&config.fleet)?;
+        raise_open_files();
         let at = |port| SocketAddr::new(config.host, port);
         let http = admin::bind(at(config.port), "HTTP").await?;
         let grpc = admin::bind(at(config.grpc_port), "gRPC").await?;
@@ -148,6 +150,15 @@ impl Router {
         registration.close().await;
         info!(router = %self.id, "router ended");
         ended
+    }
+}
+
+/// Each connection is a file, and many systems allow 1024 until a process asks for what it may have.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(error = %error, "cannot raise the limit of open files");
     }
 }
 

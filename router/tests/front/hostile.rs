@@ -60,9 +60,11 @@ async fn routes_and_methods_that_do_not_exist_say_so() {
     let (scene, _worker) = Scene::with_worker(&[]).await;
     let (status, answer) = scene.post("/v1/no-such-route", json!({})).await;
     assert_eq!((status, &answer["error"]["type"]), (404, &json!("invalid_request_error")));
+    let nowhere = crate::support::client().get(format!("{}/nowhere", scene.http)).send().await;
+    assert!(nowhere.unwrap().headers().contains_key("x-request-id"), "errors have a name, too");
     let (status, answer) = scene.get(CHAT).await;
     assert_eq!((status, &answer["error"]["type"]), (405, &json!("invalid_request_error")));
-    scene.wait_metric("glint_router_requests_total{endpoint=\"other\",code=\"404\"} 1").await;
+    scene.wait_metric("glint_router_requests_total{endpoint=\"other\",code=\"404\"} 2").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
