@@ -33,8 +33,8 @@ pub(crate) enum Command {
     },
     /// All cached blocks, and the number of the last change that they contain.
     Snapshot { reply: oneshot::Sender<(u64, Vec<BlockRun>)> },
-    /// Take no new sequences.
-    Drain,
+    /// Take no new sequences; the answer is how many there are.
+    Drain { reply: oneshot::Sender<u32> },
     /// Come and see that the epoch is over.
     Wake,
 }
@@ -149,7 +149,11 @@ impl<E: Executor> EngineThread<E> {
                 self.publish_blocks();
                 let _abandoned = reply.send((self.shared.log.latest(), self.engine.snapshot()));
             }
-            Command::Drain => self.engine.set_intake(Intake::Draining),
+            Command::Drain { reply } => {
+                self.engine.set_intake(Intake::Draining);
+                let load = self.engine.load();
+                let _abandoned = reply.send(load.waiting_sequences + load.running_sequences);
+            }
             Command::Wake => {}
         }
     }

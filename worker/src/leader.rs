@@ -64,6 +64,13 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// Lets the engine take no new sequences, and returns how many it has; 0 if it is gone.
+    pub(crate) async fn drain(&self) -> u32 {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Drain { reply }).await;
+        if sent.is_ok() { answer.await.unwrap_or(0) } else { 0 }
+    }
+
     /// Returns what a request is told that the end of the epoch took.
     pub(crate) fn failed(&self, fault: Fault) -> GroupError {
         GroupError::Failed { group: self.group.clone(), fault }
@@ -403,7 +410,7 @@ impl Leader {
         registration.put(self.identity.group_key(), &self.record(epoch, v1::GroupState::Draining));
         self.readiness.not_ready("group", "it drains");
         // An engine that is gone has ended the bond.
-        let _gone = live.commands.send(Command::Drain).await;
+        let _gone = live.drain().await;
         let mut load = live.load.clone();
         let drained = async {
             drain.draining().await;

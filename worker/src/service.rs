@@ -177,10 +177,11 @@ impl WorkerCalls for WorkerService {
         _request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainResponse>, Status> {
         self.front.drain();
-        let in_flight_sequences = self.front.live().map_or(0, |live| {
-            let load = live.load.borrow();
-            load.snapshot.waiting_sequences + load.snapshot.running_sequences
-        });
+        // Once this is answered, the engine takes nothing new: the wait is for its step to end.
+        let in_flight_sequences = match self.front.live() {
+            Ok(live) => live.drain().await,
+            Err(_not_live) => 0,
+        };
         Ok(Response::new(v1::DrainResponse { in_flight_sequences }))
     }
 }
