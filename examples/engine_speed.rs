@@ -111,7 +111,7 @@ impl Bench {
         for step in 0..DECODE_STEPS {
             let position = CONTEXT_TOKENS + step;
             let chunk = |&slot: &u32| {
-                let new_blocks = if position % BLOCK == 0 {
+                let new_blocks = if position.is_multiple_of(BLOCK) {
                     vec![block(slot, position / BLOCK)]
                 } else {
                     vec![]

@@ -24,7 +24,8 @@ fn chat_over_grpc_says_what_chat_over_http_says() {
 
     let (text, reason, usage) = block_on(async {
         let address = format!("http://127.0.0.1:{port}");
-        let mut health = HealthClient::connect(address.clone()).await.unwrap();
+        let channel = tonic::transport::Endpoint::from_shared(address.clone()).unwrap();
+        let mut health = HealthClient::new(channel.connect().await.unwrap());
         let health = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
         assert_eq!(health.status, 1, "SERVING");
         let mut client = InferenceClient::connect(address).await.unwrap();

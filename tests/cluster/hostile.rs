@@ -45,7 +45,8 @@ fn bad_input_gets_a_clear_error_and_the_server_goes_on() {
         json!({"model": "tiny", "messages": [{"role": "user", "content": "sea ".repeat(500_000)}]});
     let said = refused(chat, long.to_string().into_bytes(), 400);
     assert!(said.contains("tokens"), "{said}");
-    let unknown = json!({"model": "tiny", "messages": [], "mesages": []});
+    let hello = json!([{"role": "user", "content": "x"}]);
+    let unknown = json!({"model": "tiny", "messages": hello, "mesages": []});
     let said = refused(chat, unknown.to_string().into_bytes(), 400);
     assert!(said.contains("mesages"), "{said}");
     refused(

@@ -3,6 +3,8 @@
 //! Each test starts the real binary with `glint up` on free ports, and talks to it as a user would. [`support`] has the cluster;
 //! each module has one question.
 
+#![cfg(test)]
+
 mod checkpoints;
 mod client_library;
 mod demo;

@@ -82,13 +82,9 @@ impl Cluster {
         })
     }
 
-    /// Posts and returns the `data:` events until the stream ends; `[DONE]` is the last if all went well.
-    pub(crate) fn stream(&self, path: &str, body: &Value) -> Vec<String> {
-        self.stream_then(path, body, |_| {})
-    }
-
-    /// Like [`Self::stream`]; calls `each` with the number of events so far after each one.
-    pub(crate) fn stream_then(
+    /// Posts and returns the `data:` events until the stream ends, `[DONE]` included; calls `each` with the number of events
+    /// so far after each one.
+    pub(crate) fn stream(
         &self,
         path: &str,
         body: &Value,
