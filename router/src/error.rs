@@ -47,6 +47,18 @@ pub(crate) enum RequestError {
     Internal(String),
 }
 
+/// Characters of a client's own text that an error repeats.
+const REPEATED_CHARS_MAX: usize = 60;
+
+/// Returns the beginning of what a client sent, for an error that repeats it.
+pub(crate) fn short(sent: &impl std::fmt::Display) -> String {
+    let sent = sent.to_string();
+    match sent.char_indices().nth(REPEATED_CHARS_MAX) {
+        None => sent,
+        Some((end, _)) => format!("{}…", &sent[..end]),
+    }
+}
+
 impl RequestError {
     pub(crate) fn parameter(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Parameter { param: param.into(), message: message.into() }

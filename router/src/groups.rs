@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::error::RequestError;
+use crate::error::{RequestError, short};
 use crate::metrics::Metrics;
 pub(crate) use dispatch::SequenceEvent;
 use link::Link;
@@ -159,7 +159,7 @@ impl Groups {
                 Some(_) => {}
             }
         }
-        let name = name.to_owned();
+        let name = short(&name);
         match served {
             Some(served) => Ok(served),
             None if is_known => Err(RequestError::NotReady { name }),

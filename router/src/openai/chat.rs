@@ -8,7 +8,7 @@ use super::fields::Fields;
 use super::reply::{Head, Shape};
 use super::{Asked, logprobs, options};
 use crate::answer::{Event, Piece, Token};
-use crate::error::RequestError;
+use crate::error::{RequestError, short};
 use crate::groups::Groups;
 use crate::request::{Arrival, Ask, Chat, Generation, Input};
 
@@ -145,7 +145,7 @@ pub(crate) fn known_role(path: &str, role: String) -> Result<String, RequestErro
     if ROLES.contains(&role.as_str()) {
         return Ok(role);
     }
-    let text = format!("{path} is {role:.40?}, use one of {}", ROLES.join(", "));
+    let text = format!("{path} is {:?}, use one of {}", short(&role), ROLES.join(", "));
     Err(RequestError::parameter(path, text))
 }
 
@@ -170,7 +170,7 @@ fn content(fields: &Fields, content: Value) -> Result<String, RequestError> {
         let mut part = Fields::of(format!("{path}."), part);
         let kind = part.required_string("type")?;
         if kind != "text" {
-            let why = format!("a part of type {kind:.40?}; this model reads text only");
+            let why = format!("a part of type {:?}; this model reads text only", short(&kind));
             return Err(RequestError::unsupported(path, &why));
         }
         whole.push_str(&part.required_string("text")?);

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::RequestError;
+use crate::error::{RequestError, short};
 
 /// Names that differ more than this are not meant.
 const SIMILAR: f64 = 0.75;
@@ -123,8 +123,11 @@ impl Fields {
             Some(whole) => Ok(Some(whole)),
             None => {
                 let path = self.path(name);
-                let message =
-                    format!("{path} is {value:.60}, use a whole number from 0 to {}", u32::MAX);
+                let message = format!(
+                    "{path} is {}, use a whole number from 0 to {}",
+                    short(&value),
+                    u32::MAX
+                );
                 Err(RequestError::parameter(path, message))
             }
         }
@@ -171,7 +174,9 @@ impl Fields {
     /// Refuses what nobody took, with the known name that is nearest.
     pub(super) fn finish(self) -> Result<(), RequestError> {
         let Some(name) = self.left.keys().next() else { return Ok(()) };
-        let near = |known: &&'static str| (strsim::jaro_winkler(known, name), *known);
+        // Cut before it is compared: that takes time in proportion to the product of the lengths.
+        let name = short(name);
+        let near = |known: &&'static str| (strsim::jaro_winkler(known, &name), *known);
         let nearest = self.known.iter().map(near).max_by(|a, b| a.0.total_cmp(&b.0));
         let hint = match nearest {
             Some((likeness, known)) if likeness >= SIMILAR => {
@@ -179,7 +184,7 @@ impl Fields {
             }
             Some(_) | None => "leave it out".to_owned(),
         };
-        let param: String = self.path(name).chars().take(100).collect();
+        let param = self.path(&name);
         let message = format!("unknown parameter {param}: {hint}");
         Err(RequestError::UnknownParameter { param, message })
     }
@@ -189,7 +194,8 @@ impl Fields {
 pub(super) fn token_ids(path: &str, list: &[Value]) -> Result<Vec<u32>, RequestError> {
     let id = |value: &Value| {
         value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-            let message = format!("{path} has {value:.60}, token ids are whole numbers from 0 on");
+            let message =
+                format!("{path} has {}, token ids are whole numbers from 0 on", short(value));
             RequestError::parameter(path, message)
         })
     };

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use crate::error::RequestError;
+use crate::error::{RequestError, short};
 use crate::request::Options;
 
 /// How a streamed answer is wanted.
@@ -75,7 +75,7 @@ fn top_k(fields: &mut Fields) -> Result<Option<u32>, RequestError> {
             let whole = value.as_u64().and_then(|whole| u32::try_from(whole).ok());
             whole.map(Some).ok_or_else(|| {
                 let message =
-                    format!("top_k is {value:.60}, use a whole number; 0 or -1 keeps all");
+                    format!("top_k is {}, use a whole number; 0 or -1 keeps all", short(&value));
                 RequestError::parameter("top_k", message)
             })
         }
@@ -87,7 +87,7 @@ fn seed(fields: &mut Fields) -> Result<Option<u64>, RequestError> {
     let Some(value) = fields.take("seed") else { return Ok(None) };
     let seed = value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
     seed.map(Some).ok_or_else(|| {
-        let message = format!("seed is {value:.60}, use a whole number of 64 bits");
+        let message = format!("seed is {}, use a whole number of 64 bits", short(&value));
         RequestError::parameter("seed", message)
     })
 }
@@ -97,7 +97,9 @@ fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, RequestError> {
         let pair = id.parse::<u32>().ok().zip(bias.as_f64().map(|bias| bias as f32));
         pair.ok_or_else(|| {
             let message = format!(
-                "logit_bias has {id:.20?}: {bias:.60}, use token ids and numbers from -100 to 100"
+                "logit_bias has {}: {}, use token ids and numbers from -100 to 100",
+                short(&id),
+                short(&bias)
             );
             RequestError::parameter("logit_bias", message)
         })

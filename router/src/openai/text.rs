@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::chat::conversation;
 use super::fields::Fields;
-use crate::error::RequestError;
+use crate::error::{RequestError, short};
 use crate::groups::Groups;
 use crate::request::{Arrival, check_ids};
 
@@ -60,6 +60,6 @@ pub(crate) fn models(groups: &Groups, name: Option<&str>) -> Result<Value, Reque
         Some(name) => names
             .get_key_value(name)
             .map(|(name, context)| object((name.clone(), *context)))
-            .ok_or_else(|| RequestError::UnknownModel { name: name.to_owned() }),
+            .ok_or_else(|| RequestError::UnknownModel { name: short(&name) }),
     }
 }

@@ -68,6 +68,28 @@ async fn routes_and_methods_that_do_not_exist_say_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_error_does_not_repeat_a_megabyte() {
+    let (scene, _worker) = Scene::with_worker(&[]).await;
+    let huge = "x".repeat(1 << 20);
+    for more in [
+        json!({"max_tokens": huge}),
+        json!({"seed": huge}),
+        json!({"top_k": huge}),
+        json!({"model": huge}),
+        json!({"stop_token_ids": [huge]}),
+        json!({"logit_bias": {&huge: huge}}),
+        json!({"messages": [{"role": huge, "content": "x"}]}),
+        json!({"messages": [{"role": "user", "content": [{"type": huge}]}]}),
+        json!({&huge: 1}),
+    ] {
+        let (status, answer) = scene.chat(more).await;
+        assert!((400..=404).contains(&status));
+        let length = answer.to_string().len();
+        assert!(length < 1000, "{length} bytes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn garbage_on_the_wire_harms_nobody() {
     let (scene, _worker) = Scene::with_worker(&[]).await;
     let long = [b"GET /".as_slice(), &[b'a'; 200_000], b" HTTP/1.1\r\n\r\n"].concat();
