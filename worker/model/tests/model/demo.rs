@@ -92,17 +92,14 @@ fn bf16_arithmetic_stays_near_at_every_position() {
             sampling: SamplingParams::greedy(1),
             ..Request::greedy(&expected.ids(&format!("c{chat}.ids")), 1)
         });
+        // The eight rows are one comparison with one σ: rounding moves all logits of a position together, further than
+        // its own spread would allow, and that shift changes no probability.
+        let (mut logits, mut reference) = (Vec::new(), Vec::new());
         for (chat, answer) in hand.run(first.collect(), usize::MAX).iter().enumerate() {
             let prompt = expected.ids(&format!("c{chat}.ids"));
-            let reference = expected.numbers(&format!("c{chat}.bf16w.logits_last"));
-            let logits = answer.last_prompt_logits(prompt.len());
-            near(
-                logits,
-                &reference,
-                1,
-                Means::Ignored,
-                &format!("chat {chat}, {world_size} ranks"),
-            );
+            logits.extend_from_slice(answer.last_prompt_logits(prompt.len()));
+            reference.extend(expected.numbers(&format!("c{chat}.bf16w.logits_last")));
         }
+        near(&logits, &reference, 8, Means::Ignored, &format!("last of {world_size} ranks"));
     }
 }

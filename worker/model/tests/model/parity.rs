@@ -136,7 +136,8 @@ pub(crate) enum Means {
     Ignored,
 }
 
-/// Compares logits of bf16 arithmetic with a reference: DESIGN.md section 5.
+/// Compares logits of bf16 arithmetic with a reference, σ being the standard deviation of all its `rows` together: DESIGN.md
+/// section 5.
 pub(crate) fn near(logits: &[f32], reference: &[f32], rows: usize, means: Means, case: &str) {
     let count = reference.len() as f32;
     let mean = reference.iter().sum::<f32>() / count;
