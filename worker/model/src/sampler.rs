@@ -1,8 +1,8 @@
 //! Which token comes next? (`FORMATS.md` section 2)
 //!
 //! From the logits of one position and what the request asked for to one token, the same on every device and in any
-//! order of candidates. Adjust, cut, draw: penalties, bias and masks change logits ([`adjust`]); top_k, top_p and
-//! min_p become one threshold ([`cut`]); of what reaches it, the largest sum of scaled logit and noise wins ([`draw`]).
+//! order of candidates. Adjust, cut, draw: penalties, bias and masks change logits (`adjust`); top_k, top_p and
+//! min_p become one threshold (`cut`); of what reaches it, the largest sum of scaled logit and noise wins (`draw`).
 
 use glint_core::SamplingParams;
 use glint_core::draw::Best;

@@ -59,6 +59,22 @@ mod tests {
         assert!(gumbel(0) <= gumbel_bound(0));
     }
 
+    #[test]
+    fn scores_are_those_of_the_format() {
+        let vectors = [
+            (0, 0, 0u32, 0.674_840f32),
+            (42, 7, 151_336, 1.121_922),
+            (0x0123_4567_89ab_cdef, 1000, 5, 2.249_945),
+        ];
+        for (seed, position, id, noise) in vectors {
+            let mut x = vec![f32::NEG_INFINITY; 151_552];
+            x[id as usize] = 0.0;
+            let best = best(&x, f32::NEG_INFINITY, seed, position);
+            assert_eq!(best.id, id);
+            assert!((best.score - noise).abs() < 1e-6, "{seed}, {position}, {id}: {}", best.score);
+        }
+    }
+
     proptest! {
         #[test]
         fn leaving_out_hopeless_candidates_changes_nothing(
