@@ -104,6 +104,8 @@ impl<E: Executor> EngineThread<E> {
                     if !events.is_empty() {
                         self.shared.metrics.step.observe(began.elapsed().as_secs_f64());
                     }
+                    // Before the events: whoever has an answer finds what it left in the cache.
+                    self.publish();
                     events.into_iter().for_each(|event| self.tell(event));
                 }
                 Err(failure) => {
@@ -111,7 +113,6 @@ impl<E: Executor> EngineThread<E> {
                     break;
                 }
             }
-            self.publish();
         }
     }
 

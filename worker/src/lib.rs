@@ -6,7 +6,7 @@
 //! The others follow: they join, carry out plans, and say every 100 ms that they live.
 //!
 //! **Invariant.** A rank is never healthy alone. Whatever goes wrong on one ends the epoch on all, once and with one
-//! reason that names the rank ([`bond`]), and nothing of it survives but the weights. Then the leader begins the next.
+//! reason that names the rank (`bond.rs`), and nothing of it survives but the weights. Then the leader begins the next.
 //!
 //! **Invariant.** Nothing blocks a runtime's thread: devices and the engine have threads of their own, and every
 //! channel between them and the runtime has a bound with a name.

@@ -20,7 +20,7 @@ use tracing::info;
 
 use super::{Follower, Rendezvous, newer_than};
 use crate::bond::{Bond, EndOnDrop, Fault, HEARTBEAT, Peer};
-use crate::leader::reason;
+use crate::leader::broken;
 use crate::rank::{Meeting, Order, PLANS_AHEAD_MAX};
 
 /// For a connection, and for the answer to Hello.
@@ -128,7 +128,7 @@ impl Call<'_> {
                         Ok(Some(word)) => self.obey(word, &mut work, &steps_done),
                         Ok(None) => bond.end(Fault::new(0, "closed its connection")),
                         Err(status) => {
-                            bond.end(Fault::new(0, format!("is gone: {}", reason(&status))));
+                            bond.end(Fault::new(0, broken(&status)));
                         }
                     }
                 }

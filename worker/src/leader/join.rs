@@ -82,7 +82,7 @@ async fn listen(mut words: Streaming<v1::FollowerMessage>, seats: Arc<Seats>, se
             Ok(Some(None)) => seat.peer.heard(),
             Ok(None) => break Fault::new(rank, "closed its connection"),
             Err(status) => {
-                break Fault::new(rank, format!("is gone: {}", reason(&status)));
+                break Fault::new(rank, broken(&status));
             }
         }
     };
@@ -91,11 +91,11 @@ async fn listen(mut words: Streaming<v1::FollowerMessage>, seats: Arc<Seats>, se
     }
 }
 
-/// Says what a broken call means; a status's own text may be empty.
-pub(crate) fn reason(status: &Status) -> String {
+/// Says how a call broke; a status's own text may be empty.
+pub(crate) fn broken(status: &Status) -> String {
     match status.message() {
-        "" => format!("its connection broke ({:?})", status.code()),
-        text => text.to_owned(),
+        "" => format!("is gone, its connection broke: {:?}", status.code()),
+        text => format!("is gone, its connection broke: {text}"),
     }
 }
 
@@ -121,6 +121,6 @@ fn speak(
     })
 }
 
-pub(crate) fn leader_word(message: LeaderWord) -> v1::LeaderMessage {
+pub(super) fn leader_word(message: LeaderWord) -> v1::LeaderMessage {
     v1::LeaderMessage { message: Some(message) }
 }

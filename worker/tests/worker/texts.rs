@@ -7,7 +7,7 @@ use glint_worker::Worker;
 use sha2::{Digest, Sha256};
 use tonic::Code;
 
-use crate::support::{FAST, Registry, config, model};
+use crate::support::{FAST, Registry, config, model, soon};
 
 #[tokio::test]
 async fn a_router_learns_all_it_needs_from_the_worker() {
@@ -51,6 +51,29 @@ async fn the_admin_port_tells_what_the_process_does() {
     for line in ["glint_worker_requests_total 1", "glint_worker_output_tokens_total 5"] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
+}
+
+#[tokio::test]
+async fn health_is_that_of_the_group_not_of_the_process() {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::health_client::HealthClient;
+    let registry = Registry::new();
+    let leader = registry.start(&[FAST, "--world-size=2"]).await;
+    let address = format!("http://{}", leader.address);
+    let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect().await;
+    let mut client = HealthClient::new(channel.unwrap());
+    let mut status = async || {
+        let service = "glint.v1.Worker".to_owned();
+        let request = tonic_health::pb::HealthCheckRequest { service };
+        client.check(request).await.unwrap().into_inner().status()
+    };
+    assert_eq!(status().await, ServingStatus::NotServing);
+    let follower = registry.start(&[FAST, "--world-size=2", "--ranks=1"]).await;
+    let serving = async { while status().await != ServingStatus::Serving {} };
+    soon("the group is healthy", serving).await;
+    follower.kill().await;
+    let failed = async { while status().await != ServingStatus::NotServing {} };
+    soon("the group is not", failed).await;
 }
 
 #[tokio::test]
