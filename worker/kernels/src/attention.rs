@@ -19,7 +19,8 @@ const GRAIN: usize = 48;
 pub struct Attention {
     /// The layer whose keys and values are read.
     pub layer: usize,
-    /// Query heads of this rank, a multiple of the cache's KV heads: head `h` reads KV head `h / (heads / kv_heads)`.
+    /// Query heads of this rank, a multiple of the cache's KV heads: head `h` reads KV head `h /
+    /// (heads / kv_heads)`.
     pub heads: usize,
     /// What scores are multiplied by, usually `1 / √head_dim`.
     pub scale: f32,
@@ -36,12 +37,14 @@ pub struct AttentionRow<'a> {
 
 /// `out[r, h, :] = softmax(scale · q[r, h, :] · Kᵀ) · V` over the keys `0..=position` of each row
 ///
-/// `q`: `[rows, width]` with `width >= heads · head_dim`, the query heads first in each row (a fused row of q, k and v will do); `out`:
-/// `[rows, heads · head_dim]`. Neighbouring rows with the same block table share the loads of keys and values.
+/// `q`: `[rows, width]` with `width >= heads · head_dim`, the query heads first in each row (a
+/// fused row of q, k and v will do); `out`: `[rows, heads · head_dim]`. Neighbouring rows with the
+/// same block table share the loads of keys and values.
 ///
 /// # Panics
 ///
-/// Panics if a shape does not fit, or a block table is too short or names a block that the cache has not.
+/// Panics if a shape does not fit, or a block table is too short or names a block that the cache
+/// has not.
 pub fn attention(
     cpu: &Cpu,
     out: &mut [f32],

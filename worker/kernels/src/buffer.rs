@@ -1,7 +1,7 @@
 //! Where do weights and KV blocks lie? In pages of their own, huge ones where the system has them.
 //!
-//! A step reads every weight once, so with pages of 4 KiB the address translation of a large model costs about as much
-//! as its memory. Fresh pages are zero and take no memory until they are touched.
+//! A step reads every weight once; with pages of 4 KiB the processor would look up a quarter of a
+//! million addresses for each gigabyte. Fresh pages are zero and take no memory until touched.
 
 #![expect(unsafe_code, reason = "pages come from the operating system as a raw pointer")]
 
@@ -43,15 +43,16 @@ impl<T: Pod> Buffer<T> {
         let pages = pages.unwrap_or_else(|error| panic!("cannot get {bytes} bytes: {error}"));
         // A hint: a system without huge pages refuses, and nothing is lost but speed.
         #[cfg(target_os = "linux")]
-        // SAFETY: these are the pages mapped just above, and the advice does not change what they hold.
+        // SAFETY: these are the pages mapped just above, and the advice does not change what they
+        // hold.
         let _ = unsafe { madvise(pages, bytes, Advice::LinuxHugepage) };
         let pages = NonNull::new(pages.cast()).expect("a mapping is not at address zero");
         Self { pages, len, element: PhantomData }
     }
 
     pub(crate) fn as_slice(&self) -> &[T] {
-        // SAFETY: `len` elements were mapped readable and zero, which is a value of every `Pod`; a page is aligned
-        // for all of them, and who holds `&self` keeps writers away.
+        // SAFETY: `len` elements were mapped readable and zero, which is a value of every `Pod`; a
+        // page is aligned for all of them, and who holds `&self` keeps writers away.
         unsafe { slice::from_raw_parts(self.pages.as_ptr(), self.len) }
     }
 

@@ -17,7 +17,8 @@ const GRAIN: usize = 16 << 10;
 
 /// A CPU as a device: which instructions, how many threads.
 ///
-/// It can be sent to another thread but not shared: one op runs at a time, and an op cannot start another.
+/// It can be sent to another thread but not shared: one op runs at a time, and an op cannot start
+/// another.
 pub struct Cpu {
     level: Level,
     pool: Pool,
@@ -29,7 +30,8 @@ pub struct Cpu {
 impl Cpu {
     /// Returns a device with `threads` threads (at least one), the caller's among them.
     ///
-    /// The others wait a few microseconds for the next op by spinning, then sleep until there is one.
+    /// The others wait a few microseconds for the next op by spinning, then sleep until there is
+    /// one.
     ///
     /// # Panics
     ///
@@ -56,7 +58,8 @@ impl Cpu {
         self.level
     }
 
-    /// Calls `task` once for every number below `tasks`, on any thread and in any order, and returns when all are done.
+    /// Calls `task` once for every number below `tasks`, on any thread and in any order, and
+    /// returns when all are done.
     ///
     /// # Panics
     ///
@@ -68,7 +71,8 @@ impl Cpu {
         assert!(!failed, "a task of an op panicked");
     }
 
-    /// Calls `task` with ranges that make up `0..rows`, as many as `row_elements` per row are worth.
+    /// Calls `task` with ranges that make up `0..rows`, as many as `row_elements` per row are
+    /// worth.
     pub(crate) fn parallel_rows(
         &self,
         rows: usize,

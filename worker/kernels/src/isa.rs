@@ -4,8 +4,8 @@ use std::fmt;
 
 /// An instruction set that the ops are written for, from the slowest to the fastest.
 ///
-/// With `Compute::F32` all of them give the same bits. With `Compute::Bf16` all but [`Isa::Avx512Bf16`] do: its
-/// dot product of pairs has a rounding of its own.
+/// With `Compute::F32` all of them give the same bits. With `Compute::Bf16` all but
+/// [`Isa::Avx512Bf16`] do: its dot product of pairs has a rounding of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// Plain Rust; runs everywhere.

@@ -44,16 +44,19 @@ pub(crate) enum Tiles<'a> {
     Bf16(&'a [u16]),
 }
 
-/// Keys and values, `[layer][block][kv_head]` of a key tile `[head_dim][16]` and a value tile `[16][head_dim]`.
+/// Keys and values, `[layer][block][kv_head]` of a key tile `[head_dim][16]` and a value tile
+/// `[16][head_dim]`.
 ///
-/// Tokens are the lanes of a key tile, columns those of a value tile, so that scores and outputs are both lane sums.
+/// Tokens are the lanes of a key tile, columns those of a value tile, so that scores and outputs
+/// are both lane sums.
 pub struct KvCache {
     shape: KvShape,
     elements: Elements,
 }
 
 impl KvCache {
-    /// Returns a cache of zeroes whose elements have the type of `compute`. Memory is taken as blocks are written.
+    /// Returns a cache of zeroes whose elements have the type of `compute`. Memory is taken as
+    /// blocks are written.
     ///
     /// # Panics
     ///
@@ -67,7 +70,8 @@ impl KvCache {
         Self { shape, elements }
     }
 
-    /// Stores one token's keys and values of one layer, both `[kv_heads, head_dim]`, in `slot = block · 16 + offset`.
+    /// Stores one token's keys and values of one layer, both `[kv_heads, head_dim]`, in `slot =
+    /// block · 16 + offset`.
     ///
     /// A bf16 cache rounds to nearest, ties to even.
     ///

@@ -1,6 +1,7 @@
 //! What the sampler asks of a row of logits.
 
-/// Returns the index of the largest logit, the smallest index among equals; `None` if there is a NaN or no logit.
+/// Returns the index of the largest logit, the smallest index among equals; `None` if there is a
+/// NaN or no logit.
 pub fn argmax(logits: &[f32]) -> Option<usize> {
     let mut best = None;
     for (i, &logit) in logits.iter().enumerate() {

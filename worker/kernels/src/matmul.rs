@@ -19,8 +19,9 @@ const TASKS_PER_THREAD: usize = 6;
 
 /// `out[t, r] = Σ_k x[t, k] · w[r, k] (+ bias[r])`
 ///
-/// `x`: `[tokens, cols]`, `out`: `[tokens, rows]`, both row-major. With [`Compute::Bf16`](crate::Compute::Bf16) the elements of `x` are
-/// rounded to bf16 (nearest, ties to even) first. Each sum runs over k in order, in f32, and the bias comes last.
+/// `x`: `[tokens, cols]`, `out`: `[tokens, rows]`, both row-major. With
+/// [`Compute::Bf16`](crate::Compute::Bf16) the elements of `x` are rounded to bf16 (nearest, ties
+/// to even) first. Each sum runs over k in order, in f32, and the bias comes last.
 ///
 /// # Panics
 ///
@@ -51,7 +52,8 @@ pub fn matmul(
     let activations = Activations::pack(cpu, &mut packed, x, w, tokens);
     let job = Job { w, activations: &activations, bias, out: Disjoint::new(out) };
 
-    // Rows are dealt out first: a weight is then read once. Tokens are only where there are more threads than panels.
+    // Rows are dealt out first: a weight is then read once. Tokens are only where there are more
+    // threads than panels.
     let panels = w.rows().div_ceil(PANEL_ROWS);
     let tiles = activations.tiles();
     let tasks = match panels * PANEL_ROWS * w.cols() * tokens {
@@ -67,7 +69,8 @@ pub fn matmul(
             panels: panels * i / panel_pieces..panels * (i + 1) / panel_pieces,
             tiles: tiles * j / tile_pieces..tiles * (j + 1) / tile_pieces,
         };
-        // SAFETY: a task is a pair of a range of panels and a range of tiles, and ranges of a kind do not overlap.
+        // SAFETY: a task is a pair of a range of panels and a range of tiles, and ranges of a kind
+        // do not overlap.
         unsafe { job.run(level, span) };
     });
 }

@@ -1,8 +1,9 @@
 //! How do weights lie in memory?
 //!
-//! In panels of 32 output rows, each as steps of two cache lines, so that one linear stream of memory feeds 32 lanes. A
-//! line holds sixteen rows' next column in f32, or their next two columns in bf16 (a `u32` per row, the earlier column in
-//! the low half): a step takes one `u32` of the activations either way.
+//! In panels of 32 output rows, each as steps of two cache lines, so that one linear stream of
+//! memory feeds 32 lanes. A line holds sixteen rows' next column in f32, or their next two columns
+//! in bf16 (a `u32` per row, the earlier column in the low half): a step takes one `u32` of the
+//! activations either way.
 
 use crate::buffer::Buffer;
 
@@ -58,7 +59,8 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Packs a matrix whose row `r` is what `fill_row(r, buffer)` writes into a buffer of `cols` zeroes.
+    /// Packs a matrix whose row `r` is what `fill_row(r, buffer)` writes into a buffer of `cols`
+    /// zeroes.
     ///
     /// Rows are asked for once each, in order.
     pub fn pack(
@@ -161,7 +163,8 @@ pub(crate) fn bf16_pair(values: &[f32]) -> u32 {
     }
 }
 
-/// Returns f32 bits of which the upper half is the nearest bf16, ties to even; a number that is none stays none.
+/// Returns f32 bits of which the upper half is the nearest bf16, ties to even; a number that is
+/// none stays none.
 ///
 /// The same as `bf16::from_f32`, without a branch, so that loops of it become vector code.
 #[inline(always)]

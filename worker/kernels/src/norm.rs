@@ -31,7 +31,8 @@ pub fn rms_norm(cpu: &Cpu, out: &mut [f32], x: &[f32], weight: &[f32], eps: f32,
 
 /// `x += y`, then `out[t, :] = x[t, :] / √(mean(x[t, :]²) + eps) · weight`
 ///
-/// `x`, `y`, `out`: `[tokens, hidden]`, row-major; `weight`: `[hidden]`. The same bits as [`add`] and [`rms_norm`].
+/// `x`, `y`, `out`: `[tokens, hidden]`, row-major; `weight`: `[hidden]`. The same bits as [`add`]
+/// and [`rms_norm`].
 ///
 /// # Panics
 ///

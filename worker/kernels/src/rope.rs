@@ -1,4 +1,5 @@
-//! Rotary position embedding: pairs of a head's columns, turned by an angle that grows with the position.
+//! Rotary position embedding: pairs of a head's columns, turned by an angle that grows with the
+//! position.
 
 #![expect(unsafe_code, reason = "tasks write to their own rows of one slice")]
 
@@ -23,7 +24,8 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Returns the table that turns the first `rotary_dim` columns of a head; pair `i` by `base^(−2i / rotary_dim)` per position.
+    /// Returns the table that turns the first `rotary_dim` columns of a head; pair `i` by
+    /// `base^(−2i / rotary_dim)` per position.
     ///
     /// Frequencies are f32 as Hugging Face computes them: `1 / base^(2i as f32 / rotary_dim)`.
     ///
@@ -41,7 +43,8 @@ impl RopeTable {
 
     /// Returns the sines and cosines for the tokens of one step, at these positions.
     ///
-    /// They serve every layer: compute them once a step. The angle is the f32 product of position and frequency, as in Hugging Face.
+    /// They serve every layer: compute them once a step. The angle is the f32 product of position
+    /// and frequency, as in Hugging Face.
     pub fn rotation(&self, positions: &[u32]) -> Rotation {
         let mut pairs = Vec::with_capacity(positions.len() * self.frequencies.len());
         for &position in positions {
@@ -70,10 +73,12 @@ impl Rotation {
     }
 }
 
-/// Turns the first `heads` heads of every row of `x` in place: `(a, b) → (a·cos − b·sin, b·cos + a·sin)`
+/// Turns the first `heads` heads of every row of `x` in place: `(a, b) → (a·cos − b·sin, b·cos +
+/// a·sin)`
 ///
-/// `x`: `[tokens, width]` with `width >= heads · head_dim`; what lies behind the heads is left alone. So a fused row of q, k and v
-/// is turned by one call with the sum of q and k heads. Columns of a head beyond `rotary_dim` are left alone too.
+/// `x`: `[tokens, width]` with `width >= heads · head_dim`; what lies behind the heads is left
+/// alone. So a fused row of q, k and v is turned by one call with the sum of q and k heads. Columns
+/// of a head beyond `rotary_dim` are left alone too.
 ///
 /// # Panics
 ///

@@ -1,9 +1,11 @@
 //! Sixteen lanes of f32, on every instruction set.
 //!
-//! [`Lanes`] says what the ops need; each instruction set implements it with the same results to the bit, so an op is
-//! written once. A value of an implementing type is the proof that the machine has the instructions, and [`Level`], which holds
-//! one, is made by looking. An op is a [`Work`], because generic code is compiled with the wide instructions only where it
-//! is inlined into a function that enables them: [`Level::run`] has those functions, and all below it is `inline(always)`.
+//! [`Lanes`] says what the ops need; each instruction set implements it with the same results to
+//! the bit, so an op is written once. A value of an implementing type is the proof that the machine
+//! has the instructions, and [`Level`], which holds one, is made by looking. An op is a [`Work`],
+//! because generic code is compiled with the wide instructions only where it is inlined into a
+//! function that enables them: [`Level::run`] has those functions, and all below it is
+//! `inline(always)`.
 
 #![expect(unsafe_code, reason = "instructions of a set may run only where the set exists")]
 
@@ -29,7 +31,10 @@ use crate::twin::exp::{
 pub(crate) trait Lanes: Copy {
     /// The sixteen values.
     type V: Copy;
-    /// How many tokens times two `V` of sums fit the registers beside their operands.
+    /// How many `V` of sums the registers hold beside what is added to them.
+    const SUMS: usize;
+    /// How many tokens a product has at a time: as many as have sums, for one line of rows at
+    /// least.
     const TOKENS: usize;
 
     fn splat(self, value: f32) -> Self::V;

@@ -35,8 +35,8 @@ pub(crate) fn smaller(a: f32, b: f32) -> f32 {
 
 /// [`crate::matmul`] in plain loops.
 ///
-/// [`crate::Isa::Avx512Bf16`] differs from it, within the rounding of f32 sums, where weights are bf16: its dot product of pairs
-/// rounds once where this rounds twice.
+/// [`crate::Isa::Avx512Bf16`] differs from it, within the rounding of f32 sums, where weights are
+/// bf16: its dot product of pairs rounds once where this rounds twice.
 pub fn matmul(out: &mut [f32], x: &[f32], w: &Matrix, bias: Option<&[f32]>, tokens: usize) {
     let mut row = vec![0.0; w.cols()];
     for r in 0..w.rows() {
@@ -55,7 +55,8 @@ pub fn matmul(out: &mut [f32], x: &[f32], w: &Matrix, bias: Option<&[f32]>, toke
     }
 }
 
-/// [`crate::rms_norm`] in plain loops. The squares of columns that are equal modulo 16 are summed in order, then those sums.
+/// [`crate::rms_norm`] in plain loops. The squares of columns that are equal modulo 16 are summed
+/// in order, then those sums.
 pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     if weight.is_empty() {
         return;
@@ -92,7 +93,8 @@ pub fn silu_mul(out: &mut [f32], gate_up: &[f32], ffn: usize) {
     }
 }
 
-/// [`crate::attention`] in plain loops: block by block, each with the largest score so far as its reference.
+/// [`crate::attention`] in plain loops: block by block, each with the largest score so far as its
+/// reference.
 pub fn attention(
     out: &mut [f32],
     q: &[f32],

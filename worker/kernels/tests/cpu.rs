@@ -22,7 +22,8 @@ fn every_task_runs_exactly_once() {
     }
 }
 
-/// Ops in quick succession, and helpers that fall asleep in between: no wake-up is lost, none comes to the wrong op.
+/// Ops in quick succession, and helpers that fall asleep in between: no wake-up is lost, none comes
+/// to the wrong op.
 #[test]
 fn helpers_come_to_op_after_op() {
     let cpu = Cpu::new(Isa::Portable, 4);

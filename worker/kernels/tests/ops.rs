@@ -1,4 +1,5 @@
-//! Every op on every instruction set of this machine: equal to its twin, and blind to what runs beside it.
+//! Every op on every instruction set of this machine: equal to its twin, and blind to what runs
+//! beside it.
 
 use glint_kernels::{
     Attention, AttentionRow, BLOCK_TOKENS, Compute, Cpu, Isa, KvCache, KvShape, Matrix, add,
@@ -294,7 +295,8 @@ fn attention_does_not_depend_on_chunk_batch_blocks_or_threads() {
                     }
                 }
 
-                // The other sequence's last token between two chunks of this one, as in a mixed step.
+                // The other sequence's last token between two chunks of this one, as in a mixed
+                // step.
                 let mut rows: Vec<_> = [20, 21, 22]
                     .map(|position| AttentionRow { position, blocks: tables[0] })
                     .to_vec();

@@ -1,7 +1,8 @@
 //! Which query vectors go through the blocks of one KV head together, and what happens on the way?
 //!
-//! All vectors of a task read the same blocks: the heads of a KV group, and rows with the same block table. Each vector has
-//! its own largest score, sum and output, touched block by block in order of position, so it does not know its company.
+//! All vectors of a task read the same blocks: the heads of a KV group, and rows with the same
+//! block table. Each vector has its own largest score, sum and output, touched block by block in
+//! order of position, so it does not know its company.
 
 #![expect(unsafe_code, reason = "the innermost loops read through pointers, without bounds checks")]
 
@@ -21,8 +22,8 @@ const TOGETHER: usize = 4;
 /// Registers of output columns that are summed at the same time.
 const COLUMNS: usize = 4;
 
-/// Query vectors of one KV head and rows with one block table. Vector `i` is row `first_row + i / group`, and the head
-/// `i % group` of the KV head's group.
+/// Query vectors of one KV head and rows with one block table. Vector `i` is row `first_row + i /
+/// group`, and the head `i % group` of the KV head's group.
 pub(super) struct Vectors {
     first_row: usize,
     kv_head: usize,
@@ -125,7 +126,8 @@ impl Work for Attend<'_> {
                 if visible == [0; TOGETHER] {
                     continue;
                 }
-                // Where there are fewer than four, the last is computed again; its copies are not used.
+                // Where there are fewer than four, the last is computed again; its copies are not
+                // used.
                 let queries = array::from_fn(|t| q(first + t.min(together - 1)));
                 let scores = if together == 1 {
                     [scores(lanes, keys, [queries[0]])[0]; TOGETHER]
@@ -159,7 +161,8 @@ impl Work for Attend<'_> {
 
         for i in 0..count {
             let start = (vectors.row(i) * job.shape.heads + vectors.head(i)) * head_dim;
-            // SAFETY: made by `Job::run` alone, whose caller has promised that these vectors are this task's.
+            // SAFETY: made by `Job::run` alone, whose caller has promised that these vectors are
+            // this task's.
             let out = unsafe { job.out.part(start, head_dim) };
             for (out, output) in out.iter_mut().zip(&outputs[i * columns..]) {
                 *out = output / total[i];
@@ -187,7 +190,8 @@ fn scores<L: Lanes, const T: usize>(lanes: L, keys: &[f32], q: [&[f32]; T]) -> [
     sums
 }
 
-/// Computes `output · shrink + Σ weights[j] · values[j]`, key by key; `values` is `[keys][output.len()]`.
+/// Computes `output · shrink + Σ weights[j] · values[j]`, key by key; `values` is
+/// `[keys][output.len()]`.
 #[inline(always)]
 fn add_values<L: Lanes>(
     lanes: L,
@@ -244,7 +248,8 @@ fn add_value_columns<L: Lanes, const C: usize>(
 struct WideTiles(Vec<f32>);
 
 impl WideTiles {
-    /// Returns a key tile `[head_dim][16]` and a value tile `[16][head_dim, padded]`, in place if they are that already.
+    /// Returns a key tile `[head_dim][16]` and a value tile `[16][head_dim, padded]`, in place if
+    /// they are that already.
     #[inline(always)]
     fn widen<'a, L: Lanes>(
         &'a mut self,

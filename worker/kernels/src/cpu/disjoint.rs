@@ -12,8 +12,8 @@ pub(crate) struct Disjoint<'a, T> {
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: a `Disjoint` gives out nothing but parts by `part`, whose caller promises that they do not overlap; so sharing it
-// is handing `&mut [T]` pieces to threads, which `T: Send` allows.
+// SAFETY: a `Disjoint` gives out nothing but parts by `part`, whose caller promises that they do
+// not overlap; so sharing it is handing `&mut [T]` pieces to threads, which `T: Send` allows.
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
@@ -35,7 +35,8 @@ impl<'a, T> Disjoint<'a, T> {
     pub(crate) unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
         let end = start.checked_add(len);
         assert!(end.is_some_and(|end| end <= self.len), "{start} + {len} in {}", self.len);
-        // SAFETY: within the slice that was borrowed mutably for `'a`, and not aliased by the caller's promise.
+        // SAFETY: within the slice that was borrowed mutably for `'a`, and not aliased by the
+        // caller's promise.
         unsafe { slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 }

@@ -1,9 +1,10 @@
 //! Who helps with an op, and when does everyone know that it is done?
 //!
-//! The caller opens a *gate*, works, closes the gate and waits for whoever is still inside. A helper enters only while
-//! the gate is open, so one that the system has not woken in time is not waited for: with more threads than cores the
-//! op is then done by those that ran. Work is taken one task at a time from a shared counter, which evens out what a loud
-//! neighbour or a slow core upsets.
+//! The caller opens a *gate*, works, closes the gate and waits for whoever is still inside. A
+//! helper enters only while the gate is open, so one that the system has not woken in time is not
+//! waited for: with more threads than cores the op is then done by those that ran. Work is taken
+//! one task at a time from a shared counter, which evens out what a loud neighbour or a slow core
+//! upsets.
 
 #![expect(unsafe_code, reason = "helpers outlive the borrow of the task they run")]
 
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
-/// How often a helper looks for the next op before it sleeps: about 50 µs, longer than the gaps within a step.
+/// How often a helper looks for the next op before it sleeps: about 50 µs, longer than the gaps
+/// within a step.
 const SPINS: u32 = 1 << 11;
 /// How often the caller looks for the last helper before it lets others run.
 const SPINS_BEFORE_YIELD: u32 = 1 << 10;
@@ -35,14 +37,16 @@ struct Job {
 struct Shared {
     gate: AtomicU64,
     next: AtomicUsize,
-    /// Written by the caller while the gate is closed and nobody is inside, read only by who is inside.
+    /// Written by the caller while the gate is closed and nobody is inside, read only by who is
+    /// inside.
     job: UnsafeCell<Option<Job>>,
     failed: AtomicBool,
     stop: AtomicBool,
     asleep: Vec<AtomicBool>,
 }
 
-// SAFETY: all is atomic but `job`, which the gate guards: see its field. The task behind it is `Sync`.
+// SAFETY: all is atomic but `job`, which the gate guards: see its field. The task behind it is
+// `Sync`.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -86,24 +90,28 @@ impl Pool {
         self.helpers.len()
     }
 
-    /// Runs every task and returns whether one panicked. The caller sees to it that there is one call at a time.
+    /// Runs every task and returns whether one panicked. The caller sees to it that there is one
+    /// call at a time.
     pub(super) fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) -> bool {
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes. The pointer is read by helpers inside the gate alone, and this function
-        // does not return, nor unwind (`work` catches), before the gate is closed and the last of them has left.
+        // SAFETY: only the lifetime changes. The pointer is read by helpers inside the gate alone,
+        // and this function does not return, nor unwind (`work` catches), before the gate is closed
+        // and the last of them has left.
         let task = unsafe {
             std::mem::transmute::<
                 *const (dyn Fn(usize) + Sync + '_),
                 *const (dyn Fn(usize) + Sync + 'static),
             >(task)
         };
-        // SAFETY: the gate is closed and nobody is inside: the last call left it so, and calls do not overlap.
+        // SAFETY: the gate is closed and nobody is inside: the last call left it so, and calls do
+        // not overlap.
         unsafe { *shared.job.get() = Some(Job { task, tasks }) };
         shared.next.store(0, Ordering::Relaxed);
         let helpers = self.helpers.len().min(tasks.saturating_sub(1));
         if helpers > 0 {
             let ticket = shared.gate.load(Ordering::Relaxed) & !(OPEN | INSIDE);
-            // SeqCst here and in `enter`: either we see that a helper sleeps, or it sees the open gate before it does.
+            // SeqCst here and in `enter`: either we see that a helper sleeps, or it sees the open
+            // gate before it does.
             shared.gate.store(ticket.wrapping_add(TICKET) | OPEN, Ordering::SeqCst);
             for (helper, asleep) in self.helpers.iter().zip(&shared.asleep).take(helpers) {
                 if asleep.load(Ordering::SeqCst) {
@@ -140,7 +148,8 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Waits for a gate that is open with another ticket than `seen`, and returns its ticket; `None` at the end.
+    /// Waits for a gate that is open with another ticket than `seen`, and returns its ticket;
+    /// `None` at the end.
     fn enter(&self, helper: usize, seen: u64) -> Option<u64> {
         let mut spins = 0;
         loop {
@@ -150,8 +159,9 @@ impl Shared {
             let gate = self.gate.load(Ordering::SeqCst);
             let ticket = gate & !(OPEN | INSIDE);
             if gate & OPEN != 0 && ticket != seen {
-                // Acquire: the job was written before the gate opened. The ticket is part of the comparison, so this
-                // cannot enter a gate that was closed, or opened again, since it was looked at.
+                // Acquire: the job was written before the gate opened. The ticket is part of the
+                // comparison, so this cannot enter a gate that was closed, or opened again, since
+                // it was looked at.
                 let entered = self.gate.compare_exchange_weak(
                     gate,
                     gate + 1,
@@ -169,8 +179,8 @@ impl Shared {
                 hint::spin_loop();
                 continue;
             }
-            // Announce the sleep first, then look once more (the loop), then sleep; a wake-up that comes in between
-            // is kept by `park`.
+            // Announce the sleep first, then look once more (the loop), then sleep; a wake-up that
+            // comes in between is kept by `park`.
             if !self.asleep[helper].swap(true, Ordering::SeqCst) {
                 continue;
             }
@@ -184,7 +194,8 @@ impl Shared {
     fn work(&self) {
         // SAFETY: who is here is inside the gate, or is the caller itself; see `job`.
         let Some(Job { task, tasks }) = (unsafe { *self.job.get() }) else { return };
-        // SAFETY: the caller is in `run` as long as anybody is in here, so the borrow behind the pointer lives.
+        // SAFETY: the caller is in `run` as long as anybody is in here, so the borrow behind the
+        // pointer lives.
         let task = unsafe { &*task };
         let all = || {
             loop {

@@ -1,8 +1,8 @@
 //! How do activations lie, so that a product reads them in order and from different cache sets?
 //!
-//! Tokens are cut into *tiles*, as many as have sums in the registers, and columns into *blocks*. A tile's tokens lie beside each
-//! other block by block, at a distance that is not a power of two: `[tile][block][token][STRIDE_WORDS]`. A word is an
-//! f32, or two bf16.
+//! Tokens are cut into *tiles*, as many as have sums in the registers, and columns into *blocks*. A
+//! tile's tokens lie beside each other block by block, at a distance that is not a power of two:
+//! `[tile][block][token][STRIDE_WORDS]`. A word is an f32, or two bf16.
 
 #![expect(unsafe_code, reason = "tiles are packed by several tasks")]
 
@@ -13,7 +13,8 @@ use crate::matrix::{bf16_pair, rounded_to_bf16};
 use crate::simd::{Lanes, Level, Work};
 use crate::{Compute, Cpu, Isa, Matrix};
 
-/// Words of one token in one block: with its weights, a block stays in the nearest caches while all tiles pass over it.
+/// Words of one token in one block: with its weights, a block stays in the nearest caches while all
+/// tiles pass over it.
 pub(super) const BLOCK_WORDS: usize = 256;
 /// From one token of a tile to the next.
 pub(super) const STRIDE_WORDS: usize = BLOCK_WORDS + 16;

@@ -1,8 +1,9 @@
 //! The inside of a product: some tokens times the 32 rows of a panel, with all sums in registers.
 //!
-//! For each step the panel's two lines are read once and every token's word is spread over the lanes. Columns come in blocks,
-//! so that a block of weights is read from memory once and from a near cache by every further tile; between blocks the sums
-//! wait in `out`, which changes nothing about them.
+//! For each step the panel's two lines are read once and every token's word is spread over the
+//! lanes. Columns come in blocks, so that a block of weights is read from memory once and from a
+//! near cache by every further tile; between blocks the sums wait in `out`, which changes nothing
+//! about them.
 
 #![expect(unsafe_code, reason = "the innermost loop reads through pointers, without bounds checks")]
 
@@ -46,7 +47,8 @@ impl Job<'_> {
         match (self.activations.words, level) {
             #[cfg(target_arch = "x86_64")]
             (Words::Pairs, Level::Avx512Bf16(lanes, dot)) => {
-                // SAFETY: the value of `dot` proves that the machine has the instructions; the rest is the caller's promise.
+                // SAFETY: the value of `dot` proves that the machine has the instructions; the rest
+                // is the caller's promise.
                 unsafe { run_dots(self, span, Dots(lanes, dot)) }
             }
             (Words::Pairs, _) => unreachable!("pairs are packed for Avx512Bf16 alone"),
@@ -59,17 +61,20 @@ impl Job<'_> {
 /// How one step's lines of weights and words of activations become products.
 trait Product: Copy {
     type L: Lanes;
+    /// Words of activations that face a step.
+    const WORDS: usize;
 
     fn lanes(self) -> Self::L;
 
-    /// Adds one step's products to the sums.
+    /// Adds one step's products to the sums of N lines of rows.
     ///
     /// # Safety
     ///
-    /// `w` is valid for the 32 words of a step; `x`, and `x + t · STRIDE_WORDS` for each token, for the words that face them.
-    unsafe fn step<const T: usize>(
+    /// `w` is valid for N lines of a step; `x`, and `x + t · STRIDE_WORDS` for each token, for the
+    /// words that face them.
+    unsafe fn step<const T: usize, const N: usize>(
         self,
-        sums: &mut [[<Self::L as Lanes>::V; 2]; T],
+        sums: &mut [[<Self::L as Lanes>::V; N]; T],
         w: *const u32,
         x: *const u32,
     );
@@ -81,6 +86,7 @@ struct F32<L>(L);
 
 impl<L: Lanes> Product for F32<L> {
     type L = L;
+    const WORDS: usize = 1;
 
     #[inline(always)]
     fn lanes(self) -> L {
@@ -88,15 +94,24 @@ impl<L: Lanes> Product for F32<L> {
     }
 
     #[inline(always)]
-    unsafe fn step<const T: usize>(self, sums: &mut [[L::V; 2]; T], w: *const u32, x: *const u32) {
+    unsafe fn step<const T: usize, const N: usize>(
+        self,
+        sums: &mut [[L::V; N]; T],
+        w: *const u32,
+        x: *const u32,
+    ) {
         let lanes = self.0;
-        // SAFETY: the caller's promise, and an f32 is a word.
-        let w = unsafe { [lanes.load(w.cast()), lanes.load(w.add(LANES).cast())] };
+        let mut lines = [lanes.splat(0.0); N];
+        for (n, line) in lines.iter_mut().enumerate() {
+            // SAFETY: the caller's promise, and an f32 is a word.
+            *line = unsafe { lanes.load(w.add(n * LANES).cast()) };
+        }
         for (t, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             let x = lanes.splat(f32::from_bits(unsafe { *x.add(t * STRIDE_WORDS) }));
-            sums[0] = lanes.fma(x, w[0], sums[0]);
-            sums[1] = lanes.fma(x, w[1], sums[1]);
+            for (sum, &line) in sums.iter_mut().zip(&lines) {
+                *sum = lanes.fma(x, line, *sum);
+            }
         }
     }
 }
@@ -107,6 +122,7 @@ struct Wide<L>(L);
 
 impl<L: Lanes> Product for Wide<L> {
     type L = L;
+    const WORDS: usize = 2;
 
     #[inline(always)]
     fn lanes(self) -> L {
@@ -114,18 +130,28 @@ impl<L: Lanes> Product for Wide<L> {
     }
 
     #[inline(always)]
-    unsafe fn step<const T: usize>(self, sums: &mut [[L::V; 2]; T], w: *const u32, x: *const u32) {
+    unsafe fn step<const T: usize, const N: usize>(
+        self,
+        sums: &mut [[L::V; N]; T],
+        w: *const u32,
+        x: *const u32,
+    ) {
         let lanes = self.0;
-        // SAFETY: the caller's promise.
-        let (w_0, w_1) = unsafe { (lanes.load_pairs(w), lanes.load_pairs(w.add(LANES))) };
+        let mut lines = [(lanes.splat(0.0), lanes.splat(0.0)); N];
+        for (n, line) in lines.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *line = unsafe { lanes.load_pairs(w.add(n * LANES)) };
+        }
         for (t, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller's promise; two words face a step.
             let x = unsafe { x.add(t * STRIDE_WORDS).cast::<[f32; 2]>().read() };
             let (first, second) = (lanes.splat(x[0]), lanes.splat(x[1]));
-            sums[0] = lanes.fma(first, w_0.0, sums[0]);
-            sums[1] = lanes.fma(first, w_1.0, sums[1]);
-            sums[0] = lanes.fma(second, w_0.1, sums[0]);
-            sums[1] = lanes.fma(second, w_1.1, sums[1]);
+            for (sum, &(w_first, _)) in sums.iter_mut().zip(&lines) {
+                *sum = lanes.fma(first, w_first, *sum);
+            }
+            for (sum, &(_, w_second)) in sums.iter_mut().zip(&lines) {
+                *sum = lanes.fma(second, w_second, *sum);
+            }
         }
     }
 }
@@ -138,6 +164,7 @@ struct Dots(Avx512, Dot);
 #[cfg(target_arch = "x86_64")]
 impl Product for Dots {
     type L = Avx512;
+    const WORDS: usize = 1;
 
     #[inline(always)]
     fn lanes(self) -> Avx512 {
@@ -145,20 +172,24 @@ impl Product for Dots {
     }
 
     #[inline(always)]
-    unsafe fn step<const T: usize>(
+    unsafe fn step<const T: usize, const N: usize>(
         self,
-        sums: &mut [[std::arch::x86_64::__m512; 2]; T],
+        sums: &mut [[std::arch::x86_64::__m512; N]; T],
         w: *const u32,
         x: *const u32,
     ) {
         let Self(lanes, dot) = self;
-        // SAFETY: the caller's promise.
-        let w = unsafe { [lanes.load_words(w), lanes.load_words(w.add(LANES))] };
+        let mut lines = [lanes.splat_word(0); N];
+        for (n, line) in lines.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *line = unsafe { lanes.load_words(w.add(n * LANES)) };
+        }
         for (t, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             let x = lanes.splat_word(unsafe { *x.add(t * STRIDE_WORDS) });
-            sums[0] = dot.add_dots(sums[0], w[0], x);
-            sums[1] = dot.add_dots(sums[1], w[1], x);
+            for (sum, &line) in sums.iter_mut().zip(&lines) {
+                *sum = dot.add_dots(*sum, line, x);
+            }
         }
     }
 }
@@ -198,7 +229,7 @@ unsafe fn run_dots(job: &Job<'_>, span: Span, product: Dots) {
 /// As of [`Job::run`].
 #[inline(always)]
 unsafe fn run<P: Product>(job: &Job<'_>, span: Span, product: P) {
-    let (steps, block_steps) = (job.w.steps(), BLOCK_WORDS / job.activations.words.per_step());
+    let (steps, block_steps) = (job.w.steps(), BLOCK_WORDS / P::WORDS);
     for panel in span.panels {
         let w = &job.w.lanes()[panel * steps * PANEL_ROWS..][..steps * PANEL_ROWS];
         for block in 0..job.activations.blocks() {
@@ -209,7 +240,6 @@ unsafe fn run<P: Product>(job: &Job<'_>, span: Span, product: P) {
                 let part = Part {
                     w,
                     x: job.activations.block(&tile, block),
-                    words_per_step: job.activations.words.per_step(),
                     token: tile.start,
                     row: panel * PANEL_ROWS,
                     first: block == 0,
@@ -244,7 +274,6 @@ struct Part<'a> {
     w: &'a [u32],
     /// `[token][STRIDE_WORDS]`
     x: &'a [u32],
-    words_per_step: usize,
     /// The tile's first token.
     token: usize,
     /// The panel's first row.
@@ -254,50 +283,82 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
+    /// Computes both lines of rows, at once if the registers hold their sums.
+    ///
     /// # Safety
     ///
     /// No other task has this panel and this tile, so none touches these rows of these tokens.
     #[inline(always)]
     unsafe fn run<P: Product, const T: usize>(&self, job: &Job<'_>, product: P) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if 2 * T <= P::L::SUMS {
+                self.lines::<P, T, 2>(job, product, 0);
+            } else {
+                self.lines::<P, T, 1>(job, product, 0);
+                self.lines::<P, T, 1>(job, product, 1);
+            }
+        }
+    }
+
+    /// Computes N lines of rows from line `line` on.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Part::run`].
+    #[inline(always)]
+    unsafe fn lines<P: Product, const T: usize, const N: usize>(
+        &self,
+        job: &Job<'_>,
+        product: P,
+        line: usize,
+    ) {
         let lanes = product.lanes();
-        let rows = PANEL_ROWS.min(job.w.rows() - self.row);
-        let start = |t: usize| (self.token + t) * job.w.rows() + self.row;
-        let mut sums = [[lanes.splat(0.0); 2]; T];
+        let row = self.row + line * LANES;
+        let rows = (N * LANES).min(job.w.rows().saturating_sub(row));
+        if rows == 0 {
+            return;
+        }
+        let start = |t: usize| (self.token + t) * job.w.rows() + row;
+        let mut sums = [[lanes.splat(0.0); N]; T];
         if !self.first {
             for (t, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: the caller's promise; the last borrow of these sums has ended.
-                let sums_so_far = unsafe { job.out.part(start(t), rows) };
-                let (low, high) = sums_so_far.split_at(LANES.min(rows));
-                *sums = [lanes.load_slice(low), lanes.load_slice(high)];
+                let so_far = unsafe { job.out.part(start(t), rows) };
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = lanes.load_slice(&so_far[rows.min(n * LANES)..]);
+                }
             }
         }
 
+        let steps = self.w.len() / PANEL_ROWS;
         assert!(self.x.len() == T * STRIDE_WORDS, "{} words for {T} tokens", self.x.len());
-        assert!(self.w.len() / PANEL_ROWS * self.words_per_step <= BLOCK_WORDS, "a long block");
-        let (mut w, mut x) = (self.w.as_ptr(), self.x.as_ptr());
-        for _ in 0..self.w.len() / PANEL_ROWS {
+        assert!(steps * P::WORDS <= BLOCK_WORDS && line + N <= 2, "{steps} steps in a block");
+        let (mut w, mut x) = (self.w[..steps * PANEL_ROWS].as_ptr(), self.x.as_ptr());
+        w = w.wrapping_add(line * LANES);
+        for _ in 0..steps {
             if T <= PREFETCH_TOKENS {
-                lanes.prefetch(w.wrapping_add(PREFETCH_WORDS));
-                lanes.prefetch(w.wrapping_add(PREFETCH_WORDS + LANES));
+                for n in 0..N {
+                    lanes.prefetch(w.wrapping_add(PREFETCH_WORDS + n * LANES));
+                }
             }
-            // SAFETY: `w` is at one of the slice's steps. A token's words are at most BLOCK_WORDS, as asserted, so `x` with T
-            // strides stays in its slice.
+            // SAFETY: `w` is at line `line` of one of the slice's steps, which have two. A token's
+            // words are at most BLOCK_WORDS, as asserted, so `x` with T strides stays in its slice.
             unsafe { product.step(&mut sums, w, x) };
             w = w.wrapping_add(PANEL_ROWS);
-            x = x.wrapping_add(self.words_per_step);
+            x = x.wrapping_add(P::WORDS);
         }
 
         for (t, sums) in sums.iter_mut().enumerate() {
-            if let (true, Some(bias)) = (self.last, job.bias) {
-                let bias = &bias[self.row..][..rows];
-                sums[0] = lanes.add(sums[0], lanes.load_slice(bias));
-                sums[1] = lanes.add(sums[1], lanes.load_slice(&bias[LANES.min(rows)..]));
-            }
             // SAFETY: the caller's promise; the last borrow of these sums has ended.
             let out = unsafe { job.out.part(start(t), rows) };
-            let (low, high) = out.split_at_mut(LANES.min(rows));
-            lanes.store_slice(low, sums[0]);
-            lanes.store_slice(high, sums[1]);
+            for (n, sum) in sums.iter_mut().enumerate() {
+                let first = rows.min(n * LANES);
+                if let (true, Some(bias)) = (self.last, job.bias) {
+                    *sum = lanes.add(*sum, lanes.load_slice(&bias[row + first..row + rows]));
+                }
+                lanes.store_slice(&mut out[first..], *sum);
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Sixteen lanes in plain Rust: what runs where nothing wider is known, and what the others must equal.
+//! Sixteen lanes in plain Rust: what runs where nothing wider is known, and what the others must
+//! equal.
 
 #![expect(unsafe_code, reason = "lanes are read through pointers, as on every instruction set")]
 
@@ -19,6 +20,7 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 
 impl Lanes for Portable {
     type V = [f32; LANES];
+    const SUMS: usize = 8;
     const TOKENS: usize = 4;
 
     #[inline(always)]

@@ -10,8 +10,9 @@ use crate::matrix::LANES;
 /// Expands to an unsafe block around instructions that a value of the surrounding type vouches for.
 macro_rules! proven {
     ($expression:expr) => {
-        // SAFETY: the values of `Avx2`, `Avx512` and `Dot` are made by `new` alone, whose caller knows that the machine has
-        // the instructions; pointers are the caller's promise, see `Lanes`.
+        // SAFETY: the values of `Avx2`, `Avx512` and `Dot` are made by `new` alone, whose caller
+        // knows that the machine has the instructions; pointers are the caller's promise, see
+        // `Lanes`.
         unsafe { $expression }
     };
 }
@@ -122,7 +123,8 @@ fn largest_8(_proof: Avx2, a: __m256) -> f32 {
 
 impl Lanes for Avx2 {
     type V = [__m256; 2];
-    const TOKENS: usize = 3;
+    const SUMS: usize = 5;
+    const TOKENS: usize = 5;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::V {
@@ -251,6 +253,7 @@ impl Lanes for Avx2 {
 
 impl Lanes for Avx512 {
     type V = __m512;
+    const SUMS: usize = 24;
     const TOKENS: usize = 12;
 
     #[inline(always)]

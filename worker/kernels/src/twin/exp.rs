@@ -1,7 +1,8 @@
 //! eˣ as one fixed sequence of roundings, so that all lanes on all machines agree.
 //!
-//! x = n·ln 2 + r with an integer n and |r| ≤ ½ ln 2; eʳ is a polynomial and 2ⁿ an exponent. n is found by adding a number
-//! so large that the fraction is rounded away, which leaves n in the lowest bits of the sum.
+//! x = n·ln 2 + r with an integer n and |r| ≤ ½ ln 2; eʳ is a polynomial and 2ⁿ an exponent. n is
+//! found by adding a number so large that the fraction is rounded away, which leaves n in the
+//! lowest bits of the sum.
 
 pub(crate) const EXP_MAX: f32 = 88.376_26;
 pub(crate) const EXP_MIN: f32 = -87.336_54;
@@ -15,8 +16,8 @@ pub(crate) const ROUND_TO_INTEGER: f32 = 12_582_912.0;
 pub(crate) const COEFFICIENTS: [f32; 6] =
     [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
-/// Returns eˣ within two roundings, for x held within −87.3 and 88.3: beyond them it stays what it is there, about 10⁻³⁸ and
-/// 10³⁸.
+/// Returns eˣ within two roundings, for x held within −87.3 and 88.3: beyond them it stays what it
+/// is there, about 10⁻³⁸ and 10³⁸.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let x = super::smaller(EXP_MAX, super::larger(EXP_MIN, x));

@@ -1,11 +1,14 @@
 //! How close are products to what this machine can do?
 //!
-//! `cargo run --release -p glint-kernels --example kernels_bench [threads]` prints, for each instruction set and element type, the
-//! bandwidth of a product for one token beside the measured read bandwidth of the memory, and its arithmetic for many tokens beside
-//! the measured peak of the same instructions. Ceilings and products are measured alternately, so that a loud neighbour
+//! `cargo run --release -p glint-kernels --example kernels_bench [threads]` prints, for each
+//! instruction set and element type, the bandwidth of a product for one token beside the measured
+//! read bandwidth of the memory, and its arithmetic for many tokens beside the measured peak of the
+//! same instructions. Ceilings and products are measured alternately, so that a loud neighbour
 //! disturbs both.
 
 #![expect(clippy::print_stdout, reason = "printing is what a benchmark is for")]
+
+mod peak;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -101,6 +104,13 @@ fn decode(cpu: &Cpu, compute: Compute, read: &dyn Fn() -> f64) {
 
 /// Many tokens, against the same instructions on operands that never leave the nearest cache.
 fn prefill(cpu: &Cpu, compute: Compute) {
+    let isa = cpu.isa();
+    let ceiling = || {
+        let tasks = 8 * cpu.threads();
+        let flops = tasks as f64 * peak::flops(isa, compute);
+        let time = best(4, || cpu.parallel(tasks, &|_| peak::run(isa, compute)));
+        flops / time.as_secs_f64() / 1e9
+    };
     let flops = |rows: usize, cols: usize, tokens: usize, runs: usize| {
         let values = noise(rows * cols);
         let w = Matrix::pack(compute, rows, cols, &mut |r, row| {
@@ -114,11 +124,11 @@ fn prefill(cpu: &Cpu, compute: Compute) {
     for (rows, cols, tokens) in
         [(576, 576, 128), (1024, 1024, 256), (4096, 1024, 64), (4096, 1024, 256), (1024, 4096, 256)]
     {
-        let rate = flops(rows / small, cols, tokens, 6);
+        let (ceiling, rate) = (ceiling(), flops(rows / small, cols, tokens, 6));
         println!(
-            "{:<12} {:<5} {tokens:>4} tokens  {rate:6.1} GFLOP/s at {rows}x{cols}",
-            cpu.isa(),
+            "{isa:<12} {:<5} {tokens:>4} tokens  {rate:6.1} GFLOP/s of {ceiling:.1} ({:.0} %), {rows}x{cols}",
             compute.name(),
+            100.0 * rate / ceiling
         );
     }
 }
