@@ -100,9 +100,9 @@ async fn start_and_serve(
     drain: &Drain,
     display: &Display,
 ) -> anyhow::Result<()> {
+    let cache = source::cache_folder()?;
     let folder = {
-        let (source, display, cache) =
-            (config.model.clone(), display.clone(), source::cache_folder()?);
+        let (source, display, cache) = (config.model.clone(), display.clone(), cache.clone());
         tokio::task::spawn_blocking(move || source.folder(&cache, &display)).await??
     };
     let checkpoint = Checkpoint::open(&folder)?;
@@ -151,6 +151,7 @@ async fn start_and_serve(
                 world_size,
                 model: folder.clone(),
                 model_name: name.clone(),
+                digest_cache: cache.join("digests"),
                 fleet_url: fleet_url.clone(),
                 threads: (threads / ranks).max(1),
                 compute: config.compute.clone(),

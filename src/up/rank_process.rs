@@ -32,6 +32,8 @@ pub(crate) struct RankCommand {
     pub(crate) world_size: u32,
     pub(crate) model: PathBuf,
     pub(crate) model_name: String,
+    /// Where hashes of weight files are kept, so that a second start reads each file once.
+    pub(crate) digest_cache: PathBuf,
     pub(crate) fleet_url: String,
     pub(crate) threads: usize,
     pub(crate) compute: Option<String>,
@@ -56,6 +58,7 @@ impl RankCommand {
             .arg(format!("--grace-s={}", self.grace_s))
             .arg(format!("--model={}", self.model.display()))
             .arg(format!("--model-name={}", self.model_name))
+            .arg(format!("--digest-cache={}", self.digest_cache.display()))
             .arg(format!("--group={}", self.group))
             .arg(format!("--ranks={}", self.rank))
             .arg(format!("--world-size={}", self.world_size))

@@ -210,23 +210,24 @@ mod tests {
 
     #[test]
     fn every_parameter_is_checked() {
+        type Spoil = fn(&mut SamplingParams);
         let good = SamplingParams::plain(1, 10);
         assert_eq!(good.check(100), Ok(()));
-        let bad: Vec<(&str, Box<dyn Fn(&mut SamplingParams)>)> = vec![
-            ("temperature", Box::new(|p| p.temperature = -1.0)),
-            ("temperature", Box::new(|p| p.temperature = f32::NAN)),
-            ("top_p", Box::new(|p| p.top_p = 0.0)),
-            ("min_p", Box::new(|p| p.min_p = 1.5)),
-            ("presence_penalty", Box::new(|p| p.presence_penalty = 3.0)),
-            ("frequency_penalty", Box::new(|p| p.frequency_penalty = f32::INFINITY)),
-            ("repetition_penalty", Box::new(|p| p.repetition_penalty = 0.0)),
-            ("logit_bias", Box::new(|p| p.logit_bias = vec![(1, 101.0)])),
-            ("logit_bias", Box::new(|p| p.logit_bias = vec![(100, 1.0)])),
-            ("stop_token_ids", Box::new(|p| p.stop_token_ids = vec![100])),
-            ("logprobs", Box::new(|p| p.logprobs = Some(21))),
-            ("prompt_logprobs", Box::new(|p| p.prompt_logprobs = Some(21))),
-            ("max_tokens", Box::new(|p| p.max_tokens = 0)),
-            ("min_tokens", Box::new(|p| p.min_tokens = 11)),
+        let bad: [(&str, Spoil); 14] = [
+            ("temperature", |p| p.temperature = -1.0),
+            ("temperature", |p| p.temperature = f32::NAN),
+            ("top_p", |p| p.top_p = 0.0),
+            ("min_p", |p| p.min_p = 1.5),
+            ("presence_penalty", |p| p.presence_penalty = 3.0),
+            ("frequency_penalty", |p| p.frequency_penalty = f32::INFINITY),
+            ("repetition_penalty", |p| p.repetition_penalty = 0.0),
+            ("logit_bias", |p| p.logit_bias = vec![(1, 101.0)]),
+            ("logit_bias", |p| p.logit_bias = vec![(100, 1.0)]),
+            ("stop_token_ids", |p| p.stop_token_ids = vec![100]),
+            ("logprobs", |p| p.logprobs = Some(21)),
+            ("prompt_logprobs", |p| p.prompt_logprobs = Some(21)),
+            ("max_tokens", |p| p.max_tokens = 0),
+            ("min_tokens", |p| p.min_tokens = 11),
         ];
         for (name, spoil) in bad {
             let mut params = good.clone();
