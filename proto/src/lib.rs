@@ -1,7 +1,7 @@
 //! What do Glint's processes say to each other?
 //!
 //! The generated code of `glint/v1/*.proto` ([`v1`]), and the only places where wire and vocabulary meet:
-//! [`convert`] for messages, [`status`] for failures, [`deadline`] for how long a caller waits. A wire message that makes no sense is refused
+//! [`convert`] for messages, [`status()`] for failures, [`deadline`] for how long a caller waits. A wire message that makes no sense is refused
 //! here, so the code behind it only sees values that hold.
 //!
 //! Start with the comments at the head of each `.proto` file: who calls whom, in which order.

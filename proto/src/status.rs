@@ -1,6 +1,6 @@
 //! How does a failure travel?
 //!
-//! [`status`] is the only road from an error to a gRPC status, [`KindOf`] the only road back.
+//! [`status()`] is the only road from an error to a gRPC status, [`KindOf`] the only road back.
 
 use glint_core::{Failure, Kind};
 use tonic::{Code, Status};
