@@ -108,7 +108,7 @@ fn run(role: Role, log: Option<&str>) -> anyhow::Result<()> {
             Role::Worker(role) => {
                 let drain = role.grace.drain()?;
                 if role.drain_with_stdin {
-                    drain_with_stdin(drain.clone());
+                    drain_with_stdin(drain.clone(), Duration::from_secs(role.grace.grace_s));
                 }
                 glint_worker::run(role.config, drain).await.map_err(Into::into)
             }
@@ -121,12 +121,14 @@ fn run(role: Role, log: Option<&str>) -> anyhow::Result<()> {
     result
 }
 
-/// Begins to drain when whoever started this process has gone, and stops soon after: nobody is left to wait for.
-fn drain_with_stdin(drain: Drain) {
+/// Begins to drain when whoever started this process closes its standard input or is gone, and stops after `grace`.
+fn drain_with_stdin(drain: Drain, grace: Duration) {
     let end_of_input = move || {
-        // Whatever ends it, an end or an error, the other side is gone.
+        // Whatever ends it, an end or an error, the other side has nothing more to say.
         let _bytes = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         drain.begin();
+        std::thread::sleep(grace);
+        drain.stop();
     };
     std::thread::spawn(end_of_input);
 }

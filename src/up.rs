@@ -22,6 +22,8 @@ use rank_process::{RankCommand, RankProcess};
 
 /// The wait for a group to answer. Reading a large checkpoint from a slow disk takes minutes.
 const READY_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Beyond their grace, workers get so long to end.
+const WORKERS_END_TIMEOUT: Duration = Duration::from_secs(3);
 const READY_POLL: Duration = Duration::from_millis(100);
 
 /// Flags of `glint up`.
@@ -85,11 +87,7 @@ pub(crate) struct Config {
 pub(crate) async fn run(config: Config, log: Option<&str>) -> anyhow::Result<()> {
     let drain = Drain::on_signal(Duration::from_secs(config.grace_s))?;
     let display = Display::new(log.is_some());
-    let result = tokio::select! {
-        result = start_and_serve(&config, log, &drain, &display) => result,
-        // A signal before all is ready: whatever has been started ends with the future above.
-        () = drain.stopped() => Ok(()),
-    };
+    let result = start_and_serve(&config, log, &drain, &display).await;
     display.clear();
     result
 }
@@ -103,7 +101,12 @@ async fn start_and_serve(
     let cache = source::cache_folder()?;
     let folder = {
         let (source, display, cache) = (config.model.clone(), display.clone(), cache.clone());
-        tokio::task::spawn_blocking(move || source.folder(&cache, &display)).await??
+        let fetched = tokio::task::spawn_blocking(move || source.folder(&cache, &display));
+        tokio::select! {
+            fetched = fetched => fetched??,
+            // The thread ends with the process; what it leaves half done, the next start sweeps away.
+            () = drain.draining() => return Ok(()),
+        }
     };
     let checkpoint = Checkpoint::open(&folder)?;
     let world_size = match config.world_size {
@@ -137,7 +140,7 @@ async fn start_and_serve(
     let router = Router::bind(router_config(config, &fleet_url)?).await?;
     let http = router.http_address();
     let router_drain = Drain::new();
-    let router_task = tokio::spawn(router.serve(router_drain.clone()));
+    let mut router_task = tokio::spawn(router.serve(router_drain.clone()));
 
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let ranks = config.groups as usize * world_size as usize;
@@ -171,11 +174,23 @@ async fn start_and_serve(
         }
         () = drain.draining() => Ok(()),
     };
-    if ready.is_ok() && !drain.is_draining() {
+    let mut router_ended = None;
+    let served = if ready.is_ok() && !drain.is_draining() {
         display.ready(&ReadyLine { name: &name, http, groups: config.groups, world_size });
-        drain.draining().await;
+        let served = tokio::select! {
+            () = drain.draining() => Ok(()),
+            ended = &mut router_task => {
+                router_ended = Some(ended);
+                Ok(())
+            }
+            Some(ended) = tasks.join_next() => ended?.and_then(|()| bail!("the registry ended")),
+            Some(ended) = processes.join_next() => ended?.and_then(|()| bail!("a worker ended")),
+        };
         display.note("draining");
-    }
+        served
+    } else {
+        ready
+    };
     // Clients first: the router takes nothing new and lets streams end while the workers still compute.
     router_drain.begin();
     let forward = drain.clone();
@@ -185,16 +200,24 @@ async fn start_and_serve(
         stop_router.stop();
         Ok(())
     });
-    let routed = router_task.await?;
+    let routed = match router_ended {
+        Some(ended) => ended?,
+        None => router_task.await?,
+    };
     workers_drain.begin();
-    while let Some(ended) = processes.join_next().await {
-        if let Err(error) = ended? {
-            tracing::debug!(error = %error, "a worker failed while the cluster ended");
+    let ended = async {
+        while let Some(ended) = processes.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::debug!(error = %error, "a worker failed while the cluster ended");
+            }
         }
-    }
+    };
+    // Workers have the same grace of their own; dropped afterwards, they are killed.
+    let grace = Duration::from_secs(config.grace_s) + WORKERS_END_TIMEOUT;
+    let _killed = tokio::time::timeout(grace, ended).await;
     fleet_drain.begin();
     tasks.abort_all();
-    ready?;
+    served?;
     routed?;
     Ok(())
 }
