@@ -38,6 +38,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
         Command::Fetch { model } => {
             let display = Display::new(false);
             let folder = model.folder(&source::cache_folder()?, &display)?;
+            Checkpoint::open(&folder)?;
             display.clear();
             format!("{}\n", folder.display())
         }

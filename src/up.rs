@@ -14,6 +14,7 @@ use clap::Parser;
 use glint_model::Checkpoint;
 use glint_router::{Router, RouterConfig};
 use glint_service::Drain;
+use glint_worker::ComputeKind;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::source::{self, ModelSource};
@@ -58,9 +59,9 @@ pub(crate) struct Config {
     #[arg(long, default_value_t = 0)]
     grpc_port: u16,
 
-    /// Arithmetic of the ranks: f32 or bf16 [default: bf16 where the CPU has it].
-    #[arg(long)]
-    compute: Option<String>,
+    /// Arithmetic of the ranks [default: bf16 where the CPU has it].
+    #[arg(long, value_enum)]
+    compute: Option<ComputeKind>,
 
     /// Keep the registry in this etcd instead of in memory, for example `http://127.0.0.1:2379`.
     #[arg(long)]
@@ -157,7 +158,7 @@ async fn start_and_serve(
                 digest_cache: cache.join("digests"),
                 fleet_url: fleet_url.clone(),
                 threads: (threads / ranks).max(1),
-                compute: config.compute.clone(),
+                compute: config.compute,
                 log: log.unwrap_or("info").to_owned(),
                 grace_s: config.grace_s,
                 more: words(&config.worker_args),

@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use glint_service::Drain;
+use glint_worker::ComputeKind;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, Command},
@@ -36,7 +38,7 @@ pub(crate) struct RankCommand {
     pub(crate) digest_cache: PathBuf,
     pub(crate) fleet_url: String,
     pub(crate) threads: usize,
-    pub(crate) compute: Option<String>,
+    pub(crate) compute: Option<ComputeKind>,
     pub(crate) log: String,
     pub(crate) grace_s: u64,
     pub(crate) more: Vec<String>,
@@ -64,7 +66,7 @@ impl RankCommand {
             .arg(format!("--world-size={}", self.world_size))
             .arg(format!("--fleet={}", self.fleet_url))
             .arg(format!("--threads={}", self.threads))
-            .args(self.compute.iter().map(|compute| format!("--compute={compute}")))
+            .args(self.compute.map(compute_flag))
             .args(&self.more)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -74,6 +76,11 @@ impl RankCommand {
             .kill_on_drop(true);
         command.spawn().with_context(|| format!("cannot start {}", self.label()))
     }
+}
+
+fn compute_flag(compute: ComputeKind) -> String {
+    let value = compute.to_possible_value().expect("no kind is hidden");
+    format!("--compute={}", value.get_name())
 }
 
 /// One rank's process, started again when it dies.
@@ -97,7 +104,7 @@ impl RankProcess {
     ///
     /// # Errors
     ///
-    /// The rank says itself that starting it again is of no use: it exits with status 1, after one sentence on why.
+    /// Starting it again is of no use: the rank exits with status 1, after one sentence on why, or refuses its flags.
     pub(crate) async fn supervise(self, drain: Drain) -> anyhow::Result<()> {
         let mut pause = RESTART_PAUSE;
         loop {
@@ -110,7 +117,8 @@ impl RankProcess {
             if drain.is_draining() {
                 return Ok(());
             }
-            if status.code() == Some(1) {
+            // 1: it says so itself; 2: its flags are wrong.
+            if matches!(status.code(), Some(1 | 2)) {
                 bail!("{}: {}", self.command.label(), last_words.trim_start_matches("error: "));
             }
             if started.elapsed() >= STABLE_AFTER {
@@ -126,7 +134,7 @@ impl RankProcess {
         }
     }
 
-    /// Runs the process once; returns how it ended and the last line that was no log record.
+    /// Runs the process once; returns how it ended and the error that it printed, if it did.
     async fn run_once(&self, drain: &Drain) -> anyhow::Result<(End, String)> {
         let mut child = self.command.spawn()?;
         let stdin = child.stdin.take();
@@ -143,7 +151,8 @@ impl RankProcess {
                     return;
                 }
                 let text = String::from_utf8_lossy(&line);
-                if !self.display.rank_line(&label, text.trim_end()) {
+                let is_record = self.display.rank_line(&label, text.trim_end());
+                if !is_record && (last_words.is_empty() || text.starts_with("error: ")) {
                     last_words = text.trim_end().to_owned();
                 }
             }
