@@ -22,7 +22,7 @@ use super::display::Display;
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A rank that lived this long is started again with the first pause.
-const STABLE_AFTER: Duration = Duration::from_secs(60);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Longest log line read from a rank; the rest of a longer one counts as the next line.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 
