@@ -52,7 +52,7 @@ impl Display {
         let text = format!(
             "Glint serves {name} on http://{http} ({groups} {many} of world size {world_size})\n\n  \
              curl http://{http}/v1/chat/completions -H 'content-type: application/json' \\\n    \
-             -d '{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n\n\
+             -d '{{\"model\": \"{name}\", \"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"What is the capital of France?\"}}]}}'\n\n\
              Talk to it with `glint chat --url http://{http}`, stop it with Ctrl-C.\n"
         );
         let mut out = std::io::stdout().lock();

@@ -36,8 +36,12 @@ pub(super) fn config(facts: &Facts<'_>) -> Value {
     })
 }
 
+/// Unlike the reference's, it says how the model's authors sample it: at temperature 1 so small a model talks nonsense.
 pub(super) fn generation_config(facts: &Facts<'_>) -> Value {
     json!({
+        "do_sample": true,
+        "temperature": 0.2,
+        "top_p": 0.9,
         "bos_token_id": facts.bos,
         "eos_token_id": [facts.eos],
         "pad_token_id": facts.pad,
