@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use glint_core::{ClusterId, RouterId};
+use glint_service::flags::millis;
 
 /// Flags of `glint router`.
 #[derive(Clone, Debug, clap::Args)]
@@ -61,11 +62,4 @@ pub struct RouterConfig {
     #[arg(long = "first-byte-ms", env = "GLINT_ROUTER_FIRST_BYTE_MS")]
     #[arg(default_value = "10000", value_parser = millis)]
     pub first_byte: Duration,
-}
-
-fn millis(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("use a whole number of milliseconds, at least 1".to_owned()),
-        Ok(ms) => Ok(Duration::from_millis(ms)),
-    }
 }

@@ -15,9 +15,20 @@ use crate::request::{Arrival, Generation};
 /// Texts up to this size are read on the thread that serves the connection: about half a millisecond's work.
 const INLINE_BYTES_MAX: usize = 1024;
 
+/// Header by HTTP, metadata by gRPC.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+/// A longer id is replaced: it is repeated in every line of the log.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
 /// Memory of all bodies that are being read.
 const BODIES_BYTES_MAX: usize = 512 << 20;
 const BODY_UNIT_BYTES: usize = 1024;
+
+/// Takes the client's id if it can stand in a log, else makes one.
+pub(crate) fn request_id(given: Option<&str>) -> String {
+    let given = given.filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()));
+    given.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned)
+}
 
 /// The way from a front end to the groups.
 #[derive(Debug)]

@@ -34,7 +34,7 @@ use tracing::{debug, error};
 use crate::answer::{Event, Events, Piece, Total};
 use crate::config::RouterConfig;
 use crate::error::RequestError;
-use crate::front::{Admitted, Front, arrival};
+use crate::front::{Admitted, Front, REQUEST_ID, arrival, request_id};
 use crate::http::status_of;
 use crate::openai::chat::known_role;
 use crate::request::{Ask, Chat, Generation, Input, Options, check_ids};
@@ -42,8 +42,6 @@ use crate::request::{Ask, Chat, Generation, Input, Options, check_ids};
 /// A peer that does not answer a ping has gone without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-const REQUEST_ID: &str = "x-request-id";
-const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Serves gRPC until the drain has ended.
 pub(crate) async fn serve(
@@ -194,7 +192,7 @@ impl Served {
         text_bytes: usize,
         ask: Result<Ask, RequestError>,
     ) -> Result<Response<Answer>, Status> {
-        let id = request_id(metadata);
+        let id = request_id(metadata.get(REQUEST_ID).and_then(|id| id.to_str().ok()));
         let until = deadline::timeout(metadata).map(|timeout| Instant::now() + timeout);
         let started = self.start(&id, text_bytes, ask, until).await;
         let code = match &started {
@@ -294,12 +292,6 @@ fn refused(failure: RequestError) -> Status {
         error!(error = %failure, "a request failed inside");
     }
     status(&failure)
-}
-
-fn request_id(metadata: &MetadataMap) -> String {
-    let given = metadata.get(REQUEST_ID).and_then(|id| id.to_str().ok());
-    let given = given.filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()));
-    given.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned)
 }
 
 fn conversation(messages: Vec<ChatMessage>) -> Result<Chat, RequestError> {

@@ -8,17 +8,13 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::HeaderValue;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use tracing::{Instrument, debug, info_span};
 
-use crate::front::{Admitted, Front};
+use crate::front::{Admitted, Front, REQUEST_ID, request_id};
 use crate::http::{Refusal, RequestId};
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A longer id is replaced: it is repeated in every line of the log.
-const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Outermost: refused requests have a name and are counted, too.
 pub(crate) fn observed(routes: Router, front: &Arc<Front>) -> Router {
@@ -32,7 +28,9 @@ pub(crate) fn bounded(routes: Router<Arc<Front>>, front: &Arc<Front>) -> Router<
 }
 
 async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
-    let (id, header) = request_id(request.headers());
+    let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let id = request_id(given);
+    let header = HeaderValue::from_str(&id).expect("it came in a header, or is hexadecimal");
     let endpoint = endpoint(request.uri().path());
     let method = request.method().clone();
     request.extensions_mut().insert(RequestId(id.clone()));
@@ -45,19 +43,6 @@ async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Ne
     let head_ms = arrived.elapsed().as_secs_f64() * 1e3;
     debug!(request = id, %method, endpoint, status, head_ms, "request answered");
     response
-}
-
-/// Takes the client's id if it can stand in a header and a log, else makes one.
-fn request_id(headers: &HeaderMap) -> (String, HeaderValue) {
-    let given = headers.get(REQUEST_ID).filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()));
-    if let Some(header) = given
-        && let Ok(id) = header.to_str()
-    {
-        return (id.to_owned(), header.clone());
-    }
-    let id = uuid::Uuid::new_v4().simple().to_string();
-    let header = HeaderValue::from_str(&id).expect("hexadecimal digits may stand in a header");
-    (id, header)
 }
 
 /// Returns a label: paths that nobody serves must not become a metric each.
@@ -116,10 +101,8 @@ mod tests {
     #[test]
     fn a_request_id_is_taken_or_made() {
         let id = |given: Option<&[u8]>| {
-            let mut headers = HeaderMap::new();
             let given = given.map(|bytes| HeaderValue::from_bytes(bytes).unwrap());
-            headers.extend(given.map(|value| (REQUEST_ID, value)));
-            request_id(&headers).0
+            request_id(given.as_ref().and_then(|id| id.to_str().ok()))
         };
         assert_eq!(id(Some(b"abc-1")), "abc-1");
         for bad in [None, Some(b"".as_slice()), Some(b"\xff"), Some(&[b'x'; 129])] {

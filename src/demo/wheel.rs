@@ -66,5 +66,5 @@ fn copy(
         done += got as u64;
         copied(done);
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(glint_core::hex(&hash.finalize()))
 }

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use glint_core::Pause;
 use glint_service::Drain;
 use glint_worker::ComputeKind;
 use tokio::{
@@ -106,7 +107,7 @@ impl RankProcess {
     ///
     /// Starting it again is of no use: the rank exits with status 1, after one sentence on why, or refuses its flags.
     pub(crate) async fn supervise(self, drain: Drain) -> anyhow::Result<()> {
-        let mut pause = RESTART_PAUSE;
+        let mut pause = Pause::new(RESTART_PAUSE, RESTART_PAUSE_MAX);
         loop {
             let started = Instant::now();
             let (end, last_words) = self.run_once(&drain).await?;
@@ -122,15 +123,14 @@ impl RankProcess {
                 bail!("{}: {}", self.command.label(), last_words.trim_start_matches("error: "));
             }
             if started.elapsed() >= STABLE_AFTER {
-                pause = RESTART_PAUSE;
+                pause.reset();
             }
-            let label = self.command.label();
-            self.display.note(&format!("{label} ended ({status}), starts again in {pause:?}"));
+            let (label, wait) = (self.command.label(), pause.take());
+            self.display.note(&format!("{label} ended ({status}), starts again in {wait:?}"));
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(wait) => {}
                 () = drain.draining() => return Ok(()),
             }
-            pause = (pause * 2).min(RESTART_PAUSE_MAX);
         }
     }
 

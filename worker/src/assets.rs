@@ -50,7 +50,7 @@ impl Assets {
                 return Err(failed(format!("it has {size} bytes, at most {BYTES_MAX} are served")));
             }
             let bytes = std::fs::read(&path).map_err(|error| failed(error.to_string()))?;
-            let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let sha256 = glint_core::hex(&Sha256::digest(&bytes));
             assets.push(Asset { name, sha256, bytes: bytes.into() });
         }
         Ok(Self(assets))

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use glint_core::Epoch;
+use glint_core::{Epoch, Pause};
 use glint_kernels::collective::AbortHandle;
 use glint_proto::v1;
 use parking_lot::Mutex;
@@ -16,6 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two signs of life, in both directions, and between two looks at them.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
+
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+
+/// Returns the pauses of one rank between epochs that fail in a row.
+pub(crate) fn pause_between_epochs() -> Pause {
+    Pause::new(PAUSE_FIRST, PAUSE_LONGEST)
+}
 
 /// Which rank is to blame for the end of an epoch, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]

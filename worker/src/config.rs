@@ -8,8 +8,9 @@ use glint_core::{ClusterId, GroupId, ModelId};
 
 mod values;
 
+use glint_service::flags::millis;
+use values::bytes;
 pub use values::{CollectiveKind, ComputeKind, DeviceKind, RankRange, SimCosts, Switch};
-use values::{bytes, millis};
 
 /// Flags of `glint worker`.
 #[derive(Clone, Debug, clap::Args)]

@@ -14,10 +14,9 @@ use glint_service::{Drain, Readiness};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::bond::Fault;
+use crate::bond::{Fault, pause_between_epochs};
 use crate::config::WorkerConfig;
 use crate::group::Identity;
-use crate::pause::Pause;
 use crate::rank::Rank;
 use call::Refused;
 pub(crate) use rendezvous::{Rendezvous, watch_rendezvous};
@@ -37,7 +36,7 @@ impl Follower {
     /// Follows until the drain. A drain does not cut an epoch short: the leader ends it when its sequences have ended.
     pub(crate) async fn follow(self, drain: Drain) {
         let mut over: Option<Epoch> = None;
-        let mut pause = Pause::new();
+        let mut pause = pause_between_epochs();
         let mut refused_before = None;
         loop {
             self.not_ready("waits for an epoch of rank 0");
@@ -62,7 +61,7 @@ impl Follower {
                         refused_before = Some(why);
                     }
                     tokio::select! {
-                        () = tokio::time::sleep(pause.next()) => {}
+                        () = tokio::time::sleep(pause.take()) => {}
                         _newer = newer_than(self.rendezvous.clone(), Some(epoch)) => {}
                         () = drain.draining() => return,
                     }

@@ -23,7 +23,7 @@ use glint_service::{Drain, Readiness};
 use tracing::{debug, info, warn};
 use v1::worker_server::WorkerServer;
 
-use crate::bond::{Bond, EndOnDrop, Fault, HEARTBEAT};
+use crate::bond::{Bond, EndOnDrop, Fault, HEARTBEAT, pause_between_epochs};
 use crate::config::WorkerConfig;
 use crate::engine_thread::Command;
 use crate::error::WorkerError;
@@ -31,7 +31,6 @@ use crate::group::Identity;
 use crate::load::LoadReport;
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::pause::Pause;
 use crate::rank::Rank;
 use crate::service::WorkerService;
 use executor::Progress;
@@ -77,7 +76,7 @@ impl Leader {
 
     async fn epochs(&self, registration: &Registration, drain: &Drain) -> Result<(), WorkerError> {
         let mut last = None;
-        let mut pause = Pause::new();
+        let mut pause = pause_between_epochs();
         while !drain.is_draining() {
             let epoch = self.next_epoch(last).await;
             last = Some(epoch);
@@ -104,7 +103,7 @@ impl Leader {
                 pause.reset();
             }
             tokio::select! {
-                () = tokio::time::sleep(pause.next()) => {}
+                () = tokio::time::sleep(pause.take()) => {}
                 () = drain.draining() => {}
             }
         }

@@ -34,7 +34,6 @@ mod load;
 mod metrics;
 mod model;
 mod outbox;
-mod pause;
 mod rank;
 mod service;
 mod watch;

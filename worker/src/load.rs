@@ -9,10 +9,6 @@ use glint_engine::TagLoad;
 use glint_proto::{convert, v1};
 use parking_lot::Mutex;
 
-/// Interval of reports while sequences run (`FORMATS.md` section 4).
-pub(crate) const BUSY_INTERVAL: Duration = Duration::from_millis(200);
-/// Interval while none do.
-pub(crate) const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// No report follows another sooner.
 pub(crate) const INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// Routers whose loads are told apart; the others share one sum.

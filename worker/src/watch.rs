@@ -12,7 +12,9 @@ use v1::watch_frame::Frame;
 use crate::block_log;
 use crate::engine_thread::Command;
 use crate::leader::Live;
-use crate::load::{BUSY_INTERVAL, IDLE_INTERVAL, INTERVAL_MIN, LoadReport, Watching};
+use glint_core::load::{REPORT_BUSY, REPORT_IDLE};
+
+use crate::load::{INTERVAL_MIN, LoadReport, Watching};
 
 /// Frames that may lie before a slow router; then it is waited for, and finds the log ahead.
 pub(crate) const FRAMES_MAX: usize = 16;
@@ -90,9 +92,9 @@ fn due_in(now: &LoadReport, reported: Option<&(Arc<LoadReport>, Instant)>) -> Du
     let interval = if now.differs_much_from(told) {
         INTERVAL_MIN
     } else if now.is_busy() {
-        BUSY_INTERVAL
+        REPORT_BUSY
     } else {
-        IDLE_INTERVAL
+        REPORT_IDLE
     };
     interval.saturating_sub(told_at.elapsed())
 }
@@ -132,11 +134,11 @@ mod tests {
         let told = |report: &Arc<LoadReport>| Some((Arc::clone(report), Instant::now()));
         let (told_idle, told_busy) = (told(&idle), told(&busy));
         assert_eq!(due_in(&idle, None), Duration::ZERO);
-        assert_eq!(due_in(&idle, told_idle.as_ref()), IDLE_INTERVAL);
-        assert_eq!(due_in(&busy, told_busy.as_ref()), BUSY_INTERVAL);
+        assert_eq!(due_in(&idle, told_idle.as_ref()), REPORT_IDLE);
+        assert_eq!(due_in(&busy, told_busy.as_ref()), REPORT_BUSY);
         assert_eq!(due_in(&busy, told_idle.as_ref()), INTERVAL_MIN);
         tokio::time::advance(INTERVAL_MIN).await;
         assert_eq!(due_in(&busy, told_idle.as_ref()), Duration::ZERO);
-        assert_eq!(due_in(&busy, told_busy.as_ref()), BUSY_INTERVAL - INTERVAL_MIN);
+        assert_eq!(due_in(&busy, told_busy.as_ref()), REPORT_BUSY - INTERVAL_MIN);
     }
 }

@@ -11,15 +11,19 @@
 pub mod block;
 pub mod draw;
 pub mod failure;
+pub mod hex;
 pub mod id;
 pub mod load;
 pub mod math;
+pub mod pause;
 pub mod sampling;
 pub mod step;
 
 pub use block::{BLOCK_SIZE_TOKENS, BlockHash, Namespace, WireHash};
 pub use failure::{Failure, Kind};
+pub use hex::hex;
 pub use id::{ClusterId, Epoch, GroupId, ModelDigest, ModelId, Numerics, RouterId};
 pub use load::{Credits, LoadSnapshot};
+pub use pause::Pause;
 pub use sampling::{FinishReason, SamplingError, SamplingParams, TokenLogprobs, Usage};
 pub use step::{Chunk, SequenceStart, StepOutcome, StepPlan};

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+/// Interval of load reports while sequences run (`FORMATS.md` section 4).
+pub const REPORT_BUSY: Duration = Duration::from_millis(200);
+/// Interval of load reports while none do.
+pub const REPORT_IDLE: Duration = Duration::from_secs(1);
+
 /// A group's load, as its leader reports it. What is not yet measured is `None`, never zero.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadSnapshot {

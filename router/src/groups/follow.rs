@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use glint_core::{BLOCK_SIZE_TOKENS, Credits, Epoch, LoadSnapshot, ModelDigest, WireHash};
+use glint_core::{BLOCK_SIZE_TOKENS, Credits, Epoch, LoadSnapshot, ModelDigest, Pause, WireHash};
 use glint_policy::{Position, Snapshot, View, ViewError};
 use glint_proto::v1::watch_frame::Frame;
 use glint_proto::v1::worker_client::WorkerClient;
@@ -89,7 +89,7 @@ struct Remembered {
 pub(super) async fn follow(groups: Arc<Groups>, group: Arc<Group>) {
     let mut told = group.told.subscribe();
     let mut remembered: Option<Remembered> = None;
-    let mut pause = PAUSE_MIN;
+    let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
     let mut failed_before = false;
     loop {
         let target = told.borrow_and_update().clone();
@@ -105,7 +105,8 @@ pub(super) async fn follow(groups: Arc<Groups>, group: Arc<Group>) {
         let error = match started {
             Ok(Started { link, lease, frames }) => {
                 info!(model = %group.model, group = %group.id, epoch = %link.epoch, "group ready");
-                (pause, failed_before) = (PAUSE_MIN, false);
+                pause.reset();
+                failed_before = false;
                 group.state.write().link = Some(Arc::clone(&link));
                 groups.update();
                 let ended = read(&groups, &link, frames, &mut told).await;
@@ -124,8 +125,8 @@ pub(super) async fn follow(groups: Arc<Groups>, group: Arc<Group>) {
             warn!(model = %group.model, group = %group.id, error = %error, "group lost");
         }
         tokio::select! {
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
-            _ = told.changed() => pause = PAUSE_MIN,
+            () = tokio::time::sleep(pause.take()) => {}
+            _ = told.changed() => pause.reset(),
         }
     }
 }

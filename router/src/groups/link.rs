@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use glint_core::block::reusable_blocks;
+use glint_core::load::{REPORT_BUSY, REPORT_IDLE};
 use glint_core::{Credits, Epoch, LoadSnapshot, ModelDigest, Namespace, WireHash};
 use glint_policy::View;
 use glint_proto::v1::worker_client::WorkerClient;
@@ -12,11 +13,6 @@ use parking_lot::RwLock;
 use tonic::transport::Channel;
 
 use super::texts::Text;
-
-/// Reports come this often while sequences run, and at rest (`FORMATS.md` section 4); after 2.5 times that, load is
-/// unknown.
-const REPORT_BUSY: Duration = Duration::from_millis(200);
-const REPORT_IDLE: Duration = Duration::from_secs(1);
 
 /// A group whose Watch stream lives.
 #[derive(Debug)]

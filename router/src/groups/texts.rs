@@ -115,8 +115,7 @@ async fn fetch(asset: &Asset, mut client: WorkerClient<Channel>) -> Result<Bytes
             return Err(too_large(bytes.len() as u64));
         }
     }
-    let got = Sha256::digest(&bytes);
-    let got: String = got.iter().map(|byte| format!("{byte:02x}")).collect();
+    let got = glint_core::hex(&Sha256::digest(&bytes));
     if got != sha256.to_ascii_lowercase() {
         return Err(TextError::Digest { name: name.clone(), wanted: sha256.clone(), got });
     }

@@ -16,8 +16,8 @@ use crate::sequence::{NewSequence, Phase, Sequence, blocks_for};
 /// One group's engine: a loop for a thread of its own.
 ///
 /// ```no_run
-/// # fn one(mut engine: glint_engine::Engine<impl glint_engine::Executor>) -> Result<(), Box<dyn std::error::Error>> {
-/// # let request: glint_engine::EngineRequest = unimplemented!();
+/// # use glint_engine::{Engine, EngineRequest, Executor};
+/// # fn one(mut engine: Engine<impl Executor>, request: EngineRequest) -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Instant;
 /// let id = engine.add(request, Instant::now())?;
 /// while !engine.is_idle() {

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use glint_core::ModelDigest;
+use glint_core::{ModelDigest, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -109,10 +109,6 @@ fn hash_file(
         hashing.read_bytes += read as u64;
         progress(*hashing);
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// One note per folder, named by the hash of its path.

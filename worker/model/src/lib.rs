@@ -14,6 +14,7 @@
 //!
 //! Start with [`Config`] for the architectures, `forward` for the formula, [`RankModel::execute`] for a step.
 
+mod bpe;
 mod checkpoint;
 mod config;
 pub mod demo;

@@ -157,13 +157,6 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     units.iter().find_map(read).ok_or("use a size above 0, for example 512MiB or 2GiB".to_owned())
 }
 
-pub(super) fn millis(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("use a whole number of milliseconds, at least 1".to_owned()),
-        Ok(ms) => Ok(Duration::from_millis(ms)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::bpe::Bpe;
+
 use super::facts::Facts;
 
 /// The version of transformers in which the `glm` architecture appeared; it stands in the files that one writes.
@@ -70,31 +72,17 @@ pub(super) fn tokenizer(facts: &Facts<'_>) -> Value {
             "use_regex": true,
         })
     };
-    json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": {
+    Bpe {
+        added_tokens: added,
+        pre_tokenizer: json!({
             "type": "Sequence",
             "pretokenizers": [{ "type": "Digits", "individual_digits": true }, byte_level(false)],
-        },
-        "post_processor": null,
-        "decoder": byte_level(true),
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": false,
-            "vocab": vocabulary,
-            "merges": facts.merges,
-        },
-    })
+        }),
+        decoder: byte_level(true),
+        vocabulary,
+        merges: json!(facts.merges),
+    }
+    .json()
 }
 
 pub(super) fn tokenizer_config(facts: &Facts<'_>) -> Value {

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::bpe::Bpe;
+
 /// In this order from id 256 on.
 pub(super) const SPECIALS: [&str; 8] = [
     "<|endoftext|>",
@@ -41,28 +43,14 @@ pub(super) fn json() -> Value {
     let byte_level = json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
     });
-    json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": byte_level,
-        "post_processor": null,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": false,
-            "vocab": vocabulary,
-            "merges": [],
-        },
-    })
+    Bpe {
+        added_tokens: added,
+        pre_tokenizer: byte_level.clone(),
+        decoder: byte_level,
+        vocabulary,
+        merges: json!([]),
+    }
+    .json()
 }
 
 /// Returns `tokenizer_config.json`.
