@@ -47,7 +47,7 @@ pub struct RouterConfig {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub requests_max: u32,
 
-    /// HTTP connections that are open at a time. More wait to be accepted.
+    /// Connections that are open at a time, by HTTP and by gRPC each. More wait to be accepted.
     #[arg(long, env = "GLINT_ROUTER_CONNECTIONS_MAX", default_value_t = 32_768)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub connections_max: u32,
@@ -56,6 +56,11 @@ pub struct RouterConfig {
     #[arg(long = "idle-timeout-ms", env = "GLINT_ROUTER_IDLE_TIMEOUT_MS")]
     #[arg(default_value = "60000", value_parser = millis)]
     pub idle_timeout: Duration,
+
+    /// Close a connection whose client takes nothing for so long while there is something to send.
+    #[arg(long = "write-timeout-ms", env = "GLINT_ROUTER_WRITE_TIMEOUT_MS")]
+    #[arg(default_value = "60000", value_parser = millis)]
+    pub write_timeout: Duration,
 
     /// Send the head of a streamed answer by then, even if there is no token yet, and a comment each time it passes again
     /// without one. Until then a failure has its true status.

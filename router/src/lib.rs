@@ -16,6 +16,7 @@
 
 mod answer;
 mod config;
+mod connection;
 mod error;
 mod front;
 mod groups;

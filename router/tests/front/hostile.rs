@@ -172,3 +172,33 @@ async fn long_texts_do_not_hold_short_ones_up() {
     assert_eq!(short.0, 200);
     assert_eq!((long.0, &long.1["error"]["code"]), (400, &json!("context_length_exceeded")));
 }
+
+/// Fills whatever is between the router and a client that does not read: 16 answers of 2,000 tokens, each described.
+fn long_answer() -> String {
+    let mut body = chat_body();
+    for (field, value) in [
+        ("stream", json!(true)),
+        ("n", json!(16)),
+        ("ignore_eos", json!(true)),
+        ("logprobs", json!(true)),
+        ("top_logprobs", json!(20)),
+    ] {
+        body[field] = value;
+    }
+    body.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_loses_its_connection_and_its_sequences() {
+    let (scene, _worker) = Scene::with_worker(&["--write-timeout-ms=300"]).await;
+    let body = long_answer();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let address = scene.http.trim_start_matches("http://").parse().unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    scene.wait_metric("glint_router_aborted_sequences_total 16").await;
+    scene.wait_metric("glint_router_requests_in_flight 0").await;
+    drop(stream);
+}
