@@ -1,6 +1,6 @@
 //! Why does a client not get its answer?
 
-use glint_core::{Failure, Kind, SamplingError};
+use glint_core::{Failure, GroupId, Kind, SamplingError};
 use glint_proto::KindOf;
 use glint_tokenizer::{EncodeError, TemplateError};
 use tonic::Status;
@@ -106,10 +106,12 @@ impl RequestError {
     }
 
     /// What a group's status means for the client.
-    pub(crate) fn of_group(status: &Status) -> Self {
+    pub(crate) fn of_group(group: &GroupId, status: &Status) -> Self {
         let kind = status.kind_of();
         let message = match kind {
-            Kind::Unavailable => format!("the group that answered is lost: {}", status.message()),
+            Kind::Unavailable => {
+                format!("group {group}, which answered, is lost: {}", status.message())
+            }
             Kind::Invalid
             | Kind::NotFound
             | Kind::Exhausted

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use glint_core::{FinishReason, Kind, ModelDigest, TokenLogprobs, Usage, WireHash};
+use glint_core::{FinishReason, GroupId, Kind, ModelDigest, TokenLogprobs, Usage, WireHash};
 use glint_policy::{Candidate, choose};
 use glint_proto::KindOf;
 use glint_proto::v1::generate_response::Event;
@@ -29,7 +29,8 @@ const ATTEMPTS_MAX: usize = 3;
 pub(crate) struct Sequence {
     /// Of the prompt's tokens, those that the group had in its cache.
     pub(crate) cached_tokens: u32,
-    /// For the log.
+    /// For errors and the log.
+    group: GroupId,
     request_id: String,
     events: Streaming<GenerateResponse>,
     _held: Held,
@@ -71,15 +72,15 @@ impl Groups {
                     let is_broken = kind == Kind::Unavailable;
                     let outcome = if is_broken { Dispatched::Failed } else { Dispatched::Refused };
                     self.metrics.dispatched(outcome);
-                    let error = RequestError::of_group(&status);
+                    let error = RequestError::of_group(&link.group, &status);
                     match kind {
                         Kind::Exhausted | Kind::Unavailable => {
-                            debug!(request = generation.request_id, error = %error, "group passed over");
+                            debug!(request = generation.request_id, group = %link.group, error = %error, "group passed over");
                             failure = Some(error);
                             tried.push(link);
                         }
                         Kind::Internal => {
-                            warn!(request = generation.request_id, error = %status, "group failed a request");
+                            warn!(request = generation.request_id, group = %link.group, error = %status, "group failed a request");
                             return Err(error);
                         }
                         Kind::Invalid | Kind::NotFound | Kind::Deadline | Kind::Cancelled => {
@@ -155,6 +156,7 @@ impl Groups {
         match first {
             Some(Event::Started(started)) => Ok(Sequence {
                 cached_tokens: started.cached_tokens,
+                group: link.group.clone(),
                 request_id: generation.request_id.clone(),
                 events,
                 _held: held,
@@ -172,12 +174,12 @@ impl Sequence {
     pub(crate) async fn next(&mut self) -> Result<SequenceEvent, RequestError> {
         loop {
             let message = self.events.message().await.map_err(|status| {
-                let error = RequestError::of_group(&status);
-                warn!(request = self.request_id, error = %status, "a group broke an answer off");
+                let error = RequestError::of_group(&self.group, &status);
+                warn!(request = self.request_id, group = %self.group, error = %status, "a group broke an answer off");
                 error
             })?;
             let Some(message) = message else {
-                return Err(lost("it closed the stream in the middle of the answer"));
+                return Err(self.lost("it closed the stream in the middle of the answer"));
             };
             return match message.event {
                 Some(Event::Tokens(tokens)) => {
@@ -196,7 +198,7 @@ impl Sequence {
                     .map(SequenceEvent::PromptLogprobs)
                     .map_err(|error| RequestError::Internal(error.to_string())),
                 Some(Event::Finished(finished)) => match finished.try_into() {
-                    Ok((FinishReason::Aborted, _)) => Err(lost("it took the sequence back")),
+                    Ok((FinishReason::Aborted, _)) => Err(self.lost("it took the sequence back")),
                     Ok((reason, usage)) => Ok(SequenceEvent::Finished(reason, usage)),
                     Err(error) => Err(RequestError::Internal(error.to_string())),
                 },
@@ -205,9 +207,9 @@ impl Sequence {
             };
         }
     }
-}
 
-fn lost(why: &str) -> RequestError {
-    let message = format!("the group that answered is lost: {why}");
-    RequestError::Group { kind: Kind::Unavailable, message }
+    fn lost(&self, why: &str) -> RequestError {
+        let message = format!("group {}, which answered, is lost: {why}", self.group);
+        RequestError::Group { kind: Kind::Unavailable, message }
+    }
 }

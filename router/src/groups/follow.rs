@@ -23,7 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
-use super::link::{Link, LinkParts};
+use super::link::{Link, Traffic};
 use super::texts::{Lease, TextError};
 use super::{Group, Groups, Told};
 
@@ -83,6 +83,8 @@ impl From<Status> for FollowError {
 struct Remembered {
     epoch: Epoch,
     view: Arc<RwLock<View>>,
+    /// Keeps the texts loaded, so that a reconnect fetches nothing.
+    _lease: Lease,
 }
 
 /// Follows a group until its stream is dead and its key gone.
@@ -103,7 +105,7 @@ pub(super) async fn follow(groups: Arc<Groups>, group: Arc<Group>) {
             _ = told.changed() => continue,
         };
         let error = match started {
-            Ok(Started { link, lease, frames }) => {
+            Ok(Started { link, frames }) => {
                 info!(model = %group.model, group = %group.id, epoch = %link.epoch, "group ready");
                 pause.reset();
                 failed_before = false;
@@ -113,7 +115,6 @@ pub(super) async fn follow(groups: Arc<Groups>, group: Arc<Group>) {
                 group.state.write().link = None;
                 groups.update();
                 link.view.write().interrupt();
-                drop(lease);
                 ended
             }
             Err(error) => error,
@@ -139,7 +140,6 @@ fn forget(groups: &Groups, remembered: Option<Remembered>) {
 
 struct Started {
     link: Arc<Link>,
-    lease: Lease,
     frames: Streaming<WatchFrame>,
 }
 
@@ -170,9 +170,10 @@ async fn start(
     if remembered.as_ref().is_some_and(|known| known.epoch != epoch) {
         forget(groups, remembered.take());
     }
+    let text = Arc::clone(&lease.text);
     let known = remembered.get_or_insert_with(|| {
         let blocks_max = usize::try_from(described.kv_blocks).unwrap_or(usize::MAX);
-        Remembered { epoch, view: Arc::new(RwLock::new(View::new(blocks_max))) }
+        Remembered { epoch, view: Arc::new(RwLock::new(View::new(blocks_max))), _lease: lease }
     });
     let position = known.view.read().position();
     let request = WatchRequest {
@@ -190,16 +191,18 @@ async fn start(
         served_names.push(described.model);
     }
     group.state.write().served_names = served_names;
-    let link = Arc::new(Link::new(LinkParts {
+    let link = Arc::new(Link {
+        group: group.id.clone(),
         client,
         epoch,
         digest,
         context_tokens: described.context_tokens,
         vocab_size: described.vocab_size,
-        text: Arc::clone(&lease.text),
+        text,
         view: Arc::clone(&known.view),
-    }));
-    Ok(Started { link, lease, frames })
+        traffic: Traffic::default(),
+    });
+    Ok(Started { link, frames })
 }
 
 async fn connect(address: &str) -> Result<WorkerClient<Channel>, FollowError> {

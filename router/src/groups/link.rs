@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use glint_core::block::reusable_blocks;
 use glint_core::load::{REPORT_BUSY, REPORT_IDLE};
-use glint_core::{Credits, Epoch, LoadSnapshot, ModelDigest, Namespace, WireHash};
+use glint_core::{Credits, Epoch, GroupId, LoadSnapshot, ModelDigest, Namespace, WireHash};
 use glint_policy::View;
 use glint_proto::v1::worker_client::WorkerClient;
 use parking_lot::RwLock;
@@ -17,6 +17,8 @@ use super::texts::Text;
 /// A group whose Watch stream lives.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// For errors and the log.
+    pub(super) group: GroupId,
     pub(super) client: WorkerClient<Channel>,
     pub(super) epoch: Epoch,
     pub(super) digest: ModelDigest,
@@ -25,19 +27,14 @@ pub(super) struct Link {
     pub(super) text: Arc<Text>,
     /// Outlives the link if the group's epoch does.
     pub(super) view: Arc<RwLock<View>>,
-    report: RwLock<Option<Report>>,
-    dispatches: AtomicU64,
+    pub(super) traffic: Traffic,
 }
 
-/// What a link is made of.
-pub(super) struct LinkParts {
-    pub(super) client: WorkerClient<Channel>,
-    pub(super) epoch: Epoch,
-    pub(super) digest: ModelDigest,
-    pub(super) context_tokens: u32,
-    pub(super) vocab_size: u32,
-    pub(super) text: Arc<Text>,
-    pub(super) view: Arc<RwLock<View>>,
+/// What was sent over a link, and what its group said of it.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    report: RwLock<Option<Report>>,
+    dispatches: AtomicU64,
 }
 
 #[derive(Clone, Debug)]
@@ -48,37 +45,22 @@ struct Report {
 }
 
 impl Link {
-    pub(super) fn new(parts: LinkParts) -> Self {
-        let LinkParts { client, epoch, digest, context_tokens, vocab_size, text, view } = parts;
-        Self {
-            client,
-            epoch,
-            digest,
-            context_tokens,
-            vocab_size,
-            text,
-            view,
-            report: RwLock::new(None),
-            dispatches: AtomicU64::new(0),
-        }
-    }
-
     /// Takes a load report; returns whether the group began or ceased to drain.
     pub(super) fn reported(&self, load: LoadSnapshot, credits: Credits) -> bool {
         let is_draining = load.draining;
         let report = Report { load, credits, came: Instant::now() };
-        let before = self.report.write().replace(report);
+        let before = self.traffic.report.write().replace(report);
         before.is_some_and(|before| before.load.draining) != is_draining
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        self.report.read().as_ref().is_some_and(|report| report.load.draining)
+        self.traffic.report.read().as_ref().is_some_and(|report| report.load.draining)
     }
 
     /// Returns the last report while it is fresh, and how many sequences were sent that it does not know of.
     pub(super) fn load(&self) -> (Option<LoadSnapshot>, u64) {
-        let sent = self.dispatches.load(Ordering::Relaxed);
-        let report = self.report.read();
+        let sent = self.traffic.dispatches.load(Ordering::Relaxed);
+        let report = self.traffic.report.read();
         let Some(Report { load, credits, came }) = &*report else { return (None, sent) };
         let is_busy = load.running_sequences + load.waiting_sequences > 0;
         let interval = if is_busy { REPORT_BUSY } else { REPORT_IDLE };
@@ -88,7 +70,7 @@ impl Link {
 
     /// Returns the number of the next dispatch.
     pub(super) fn next_dispatch(&self) -> u64 {
-        self.dispatches.fetch_add(1, Ordering::Relaxed) + 1
+        self.traffic.dispatches.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

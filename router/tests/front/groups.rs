@@ -170,6 +170,16 @@ async fn groups_of_one_model_share_its_texts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn texts_outlive_a_broken_watch_stream() {
+    let (scene, worker) = Scene::with_worker(&[]).await;
+    worker.end_watches();
+    wait_until("the stream is resumed", || async { worker.watches().len() == 2 }).await;
+    scene.wait_ready().await;
+    scene.chat_ok(json!({})).await;
+    assert_eq!(worker.assets_sent(), 3, "three files, once each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn assets_that_are_not_what_they_claim_are_not_used() {
     let scene = Scene::empty(&[]).await;
     let worker = FakeWorker::start(1).await;
