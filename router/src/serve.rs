@@ -39,6 +39,7 @@ use crate::http::status_of;
 use crate::openai::chat::known_role;
 use crate::request::{Ask, Chat, Generation, Input, Options, check_ids};
 
+const INFERENCE: &str = "glint.v1.Inference";
 /// A peer that does not answer a ping has gone without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,6 +55,10 @@ pub(crate) async fn serve(
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(glint_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // The descriptors also have the services of workers and registries, which nobody serves here.
+        .with_service_name(INFERENCE)
+        .with_service_name("grpc.health.v1.Health")
+        .with_service_name("grpc.reflection.v1.ServerReflection")
         .build_v1()
         .expect("the descriptors are those of the code that was generated with them");
     let inference = InferenceServer::new(Served { front: Arc::clone(&front) })
@@ -72,7 +77,7 @@ pub(crate) async fn serve(
         loop {
             let can = *can_answer.borrow_and_update() && !drain.is_draining();
             let status = if can { ServingStatus::Serving } else { ServingStatus::NotServing };
-            for service in ["", "glint.v1.Inference"] {
+            for service in ["", INFERENCE] {
                 health.set_service_status(service, status).await;
             }
             tokio::select! {

@@ -16,10 +16,10 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
 
 use crate::support::assets::USER;
 use crate::support::worker::{Script, TEXT};
@@ -156,7 +156,9 @@ async fn what_is_wrong_has_a_status_and_a_sentence() {
     assert_eq!(refused(client.chat(chat(greedy())).await).0, Code::ResourceExhausted);
     worker.script(Script { cut_after: Some(3), ..Script::default() });
     let stream = client.chat(chat(greedy())).await.unwrap().into_inner();
-    assert_eq!(told(stream).await.unwrap_err().code(), Code::Unavailable);
+    let lost = told(stream).await.unwrap_err();
+    assert_eq!(lost.code(), Code::Unavailable);
+    assert!(lost.message().starts_with("group g0, which answered, is lost: "), "{lost:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,6 +201,9 @@ async fn health_follows_the_groups_and_reflection_lists_the_service() {
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
         panic!("{answer:?}");
     };
-    let inference = ServiceResponse { name: "glint.v1.Inference".into() };
-    assert!(list.service.contains(&inference), "{list:?}");
+    let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    names.sort_unstable();
+    let served =
+        ["glint.v1.Inference", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
+    assert_eq!(names, served, "and none of those that only workers and registries serve");
 }
