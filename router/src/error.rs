@@ -42,6 +42,9 @@ pub(crate) enum RequestError {
     /// The client's own deadline.
     #[error("the request's deadline has passed")]
     Deadline,
+    /// The drain's grace period is over.
+    #[error("the router is stopping, send the request again to another one")]
+    Stopping,
     /// A bug. The text is for the log.
     #[error("{0}")]
     Internal(String),
@@ -83,6 +86,7 @@ impl RequestError {
             | Self::Busy { .. }
             | Self::Group { .. }
             | Self::Deadline
+            | Self::Stopping
             | Self::Internal(_) => None,
         }
     }
@@ -101,6 +105,7 @@ impl RequestError {
             Self::Group { kind: Kind::Exhausted, .. } => Some("overloaded"),
             Self::Group { kind: Kind::Unavailable, .. } => Some("group_lost"),
             Self::Deadline => Some("deadline_exceeded"),
+            Self::Stopping => Some("router_stopping"),
             Self::Group { .. } | Self::Internal(_) => None,
         }
     }
@@ -132,7 +137,7 @@ impl Failure for RequestError {
             | Self::Unsupported { .. }
             | Self::TooLong { .. } => Kind::Invalid,
             Self::UnknownModel { .. } => Kind::NotFound,
-            Self::NotReady { .. } => Kind::Unavailable,
+            Self::NotReady { .. } | Self::Stopping => Kind::Unavailable,
             Self::Busy { .. } => Kind::Exhausted,
             Self::Group { kind, .. } => *kind,
             Self::Deadline => Kind::Deadline,

@@ -2,10 +2,11 @@
 //!
 //! As HTTP's are: the same request behind another front. Reflection and health are served beside it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_stream::try_stream;
+use async_stream::{stream, try_stream};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use glint_core::Failure;
@@ -26,23 +27,27 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tracing::{debug, error};
 
 use crate::answer::{Event, Events, Piece, Total};
 use crate::config::RouterConfig;
+use crate::connection::Door;
 use crate::error::RequestError;
 use crate::front::{Admitted, Front, REQUEST_ID, arrival, request_id};
 use crate::http::status_of;
-use crate::openai::chat::known_role;
+use crate::openai::chat::{MESSAGES_MAX, check_count, known_role};
 use crate::request::{Ask, Chat, Generation, Input, Options, check_ids};
 
 const INFERENCE: &str = "glint.v1.Inference";
 /// A peer that does not answer a ping has gone without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls of one connection at a time; more wait in the client.
+const STREAMS_MAX: u32 = 1024;
+/// For the last word of each stream, after the drain's stop.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves gRPC until the drain has ended.
 pub(crate) async fn serve(
@@ -61,17 +66,26 @@ pub(crate) async fn serve(
         .with_service_name("grpc.reflection.v1.ServerReflection")
         .build_v1()
         .expect("the descriptors are those of the code that was generated with them");
-    let inference = InferenceServer::new(Served { front: Arc::clone(&front) })
-        .max_decoding_message_size(config.body_bytes_max as usize);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let inference =
+        InferenceServer::new(Served { front: Arc::clone(&front), drain: drain.clone() })
+            .max_decoding_message_size(config.body_bytes_max as usize);
+    let door = Door::new(listener, config);
+    let incoming = stream! {
+        loop {
+            yield Ok::<_, std::io::Error>(door.accept().await);
+        }
+    };
     let draining = drain.clone();
-    let serving = Server::builder()
-        .http2_keepalive_interval(Some(PING_INTERVAL))
-        .http2_keepalive_timeout(Some(PING_TIMEOUT))
-        .add_service(inference)
-        .add_service(health_service)
-        .add_service(reflection)
-        .serve_with_incoming_shutdown(incoming, async move { draining.draining().await });
+    let mut serving = pin!(
+        Server::builder()
+            .max_concurrent_streams(Some(STREAMS_MAX))
+            .http2_keepalive_interval(Some(PING_INTERVAL))
+            .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .add_service(inference)
+            .add_service(health_service)
+            .add_service(reflection)
+            .serve_with_incoming_shutdown(incoming, async move { draining.draining().await })
+    );
     let report = async {
         let mut can_answer = front.groups.can_answer();
         loop {
@@ -89,14 +103,18 @@ pub(crate) async fn serve(
         }
     };
     tokio::select! {
-        served = serving => served,
+        served = serving.as_mut() => served,
         () = report => Ok(()),
-        () = drain.stopped() => Ok(()),
+        () = drain.stopped() => {
+            // Streams end themselves now; what a client does not take is left behind.
+            tokio::time::timeout(STOP_GRACE, serving).await.unwrap_or(Ok(()))
+        }
     }
 }
 
 struct Served {
     front: Arc<Front>,
+    drain: Drain,
 }
 
 type Answer = BoxStream<'static, Result<InferenceResponse, Status>>;
@@ -109,12 +127,12 @@ impl Inference for Served {
     async fn chat(&self, request: Request<ChatRequest>) -> Result<Response<Answer>, Status> {
         let (metadata, _, message) = request.into_parts();
         let ChatRequest { model, messages, options } = message;
-        let bytes = messages.iter().map(|message| message.content.len()).sum();
-        let ask = || {
+        let bytes = messages.iter().take(MESSAGES_MAX).map(|message| message.content.len()).sum();
+        let ask = move || {
             let inputs = vec![Input::Chat(conversation(messages)?)];
             Ok(Ask { model, inputs, options: self::options(options.unwrap_or_default())? })
         };
-        self.answer("grpc_chat", &metadata, bytes, ask()).await
+        self.answer("grpc_chat", &metadata, bytes, ask).await
     }
 
     async fn generate(&self, request: Request<TextRequest>) -> Result<Response<Answer>, Status> {
@@ -122,9 +140,10 @@ impl Inference for Served {
         let TextRequest { model, options, prompt } = message;
         let bytes = match &prompt {
             Some(TextPrompt::Text(text)) => text.len(),
-            Some(TextPrompt::TokenIds(_)) | None => 0,
+            Some(TextPrompt::TokenIds(tokens)) => size_of_val(&tokens.ids[..]),
+            None => 0,
         };
-        let ask = || {
+        let ask = move || {
             let input = match prompt {
                 Some(TextPrompt::Text(text)) => Input::Text(text),
                 Some(TextPrompt::TokenIds(tokens)) => Input::Tokens(tokens.ids),
@@ -136,7 +155,7 @@ impl Inference for Served {
             let options = self::options(options.unwrap_or_default())?;
             Ok(Ask { model, inputs: vec![input], options })
         };
-        self.answer("grpc_generate", &metadata, bytes, ask()).await
+        self.answer("grpc_generate", &metadata, bytes, ask).await
     }
 
     async fn models(
@@ -195,7 +214,7 @@ impl Served {
         endpoint: &'static str,
         metadata: &MetadataMap,
         text_bytes: usize,
-        ask: Result<Ask, RequestError>,
+        ask: impl FnOnce() -> Result<Ask, RequestError> + Send + 'static,
     ) -> Result<Response<Answer>, Status> {
         let id = request_id(metadata.get(REQUEST_ID).and_then(|id| id.to_str().ok()));
         let until = deadline::timeout(metadata).map(|timeout| Instant::now() + timeout);
@@ -218,49 +237,54 @@ impl Served {
         &self,
         id: &str,
         text_bytes: usize,
-        ask: Result<Ask, RequestError>,
+        ask: impl FnOnce() -> Result<Ask, RequestError> + Send + 'static,
         until: Option<Instant>,
     ) -> Result<Answer, RequestError> {
         let admitted = self.front.admit()?;
-        let ask = ask?;
         let arrival = arrival(id.to_owned());
         let groups = Arc::clone(&self.front.groups);
-        let work = move || ask.prepare(&groups, arrival);
+        let work = move || ask()?.prepare(&groups, arrival);
         let generation = Arc::new(self.front.read(text_bytes, work).await?);
         let mut events = self.front.answer(&generation);
-        let first = within(until, events.next()).await?;
-        let first = first.transpose()?;
+        let end = End { until, drain: self.drain.clone() };
+        let first = end.next(&mut events).await?;
         let events = futures::stream::iter(first.map(Ok)).chain(events).boxed();
-        Ok(told(generation, events, until, admitted))
+        Ok(told(generation, events, end, admitted))
     }
 }
 
-async fn within<T>(
+/// When an answer ends, whatever is still to come: at the client's deadline, and at the drain's stop.
+struct End {
     until: Option<Instant>,
-    future: impl Future<Output = T>,
-) -> Result<T, RequestError> {
-    match until {
-        None => Ok(future.await),
-        Some(until) => {
-            tokio::time::timeout_at(until, future).await.map_err(|_| RequestError::Deadline)
+    drain: Drain,
+}
+
+impl End {
+    async fn next(&self, events: &mut Events) -> Result<Option<Event>, RequestError> {
+        let deadline = async {
+            match self.until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            event = events.next() => event.transpose(),
+            () = deadline => Err(RequestError::Deadline),
+            () = self.drain.stopped() => Err(RequestError::Stopping),
         }
     }
 }
 
 /// Turns events into messages.
-fn told(
-    generation: Arc<Generation>,
-    mut events: Events,
-    until: Option<Instant>,
-    admitted: Admitted,
-) -> Answer {
+fn told(generation: Arc<Generation>, mut events: Events, end: End, admitted: Admitted) -> Answer {
     let id = generation.request_id.clone();
     let say = move |event| InferenceResponse { id: id.clone(), event: Some(event) };
     let stream = try_stream! {
         let _admitted = admitted;
         let mut total = Total::default();
-        while let Some(event) = within(until, events.next()).await.map_err(refused)? {
-            match event.map_err(refused)? {
+        while let Some(event) = end.next(&mut events).await.map_err(refused)? {
+            match event {
                 Event::Prompt { .. } => {}
                 Event::Piece(piece) => {
                     if let Some(end) = &piece.end {
@@ -304,6 +328,7 @@ fn conversation(messages: Vec<ChatMessage>) -> Result<Chat, RequestError> {
         let message = "messages is empty, send at least one message";
         return Err(RequestError::parameter("messages", message));
     }
+    check_count(messages.len())?;
     let messages = messages.into_iter().enumerate().map(|(at, message)| {
         let ChatMessage { role, content, name } = message;
         let role = known_role(&format!("messages[{at}].role"), role)?;

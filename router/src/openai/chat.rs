@@ -16,7 +16,7 @@ use crate::request::{Arrival, Ask, Chat, Generation, Input};
 const ROLES: [&str; 7] =
     ["system", "developer", "user", "assistant", "tool", "observation", "function"];
 /// Messages of one conversation.
-const MESSAGES_MAX: usize = 16_384;
+pub(crate) const MESSAGES_MAX: usize = 16_384;
 
 /// Reads a request.
 pub(crate) fn read(body: &[u8], groups: &Groups, arrival: Arrival) -> Result<Asked, RequestError> {
@@ -79,22 +79,28 @@ pub(super) fn conversation(fields: &mut Fields) -> Result<Chat, RequestError> {
             let message = "messages is empty, send at least one message";
             return Err(RequestError::parameter("messages", message));
         }
-        Some(Value::Array(messages)) if messages.len() > MESSAGES_MAX => {
-            let message = format!("{} messages, at most {MESSAGES_MAX} are taken", messages.len());
-            return Err(RequestError::parameter("messages", message));
-        }
         Some(Value::Array(messages)) => messages,
         Some(_) => {
             let message = "messages is no list, use a list of objects with role and content";
             return Err(RequestError::parameter("messages", message));
         }
     };
+    check_count(messages.len())?;
     let messages = messages.into_iter().enumerate().map(|(at, message)| self::message(at, message));
     Ok(Chat {
         messages: messages.collect::<Result<_, _>>()?,
         add_generation_prompt: fields.flag("add_generation_prompt")?.unwrap_or(true),
         template_kwargs: fields.object("chat_template_kwargs")?.unwrap_or_default(),
     })
+}
+
+/// Refuses a conversation of too many messages.
+pub(crate) fn check_count(messages: usize) -> Result<(), RequestError> {
+    if messages <= MESSAGES_MAX {
+        return Ok(());
+    }
+    let message = format!("{messages} messages, at most {MESSAGES_MAX} are taken");
+    Err(RequestError::parameter("messages", message))
 }
 
 /// Returns a message as a template reads it: its content is one text.

@@ -207,3 +207,28 @@ async fn health_follows_the_groups_and_reflection_lists_the_service() {
         ["glint.v1.Inference", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
     assert_eq!(names, served, "and none of those that only workers and registries serve");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_still_runs_at_the_stop_ends_with_a_status() {
+    let (mut scene, worker) = Scene::with_worker(&[]).await;
+    worker.script(Script { wait_before: Some(1), ..Script::default() });
+    let mut stream = client(&scene).await.chat(chat(greedy())).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    scene.drain.stop();
+    let status = told(stream).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("stopping"), "{status:?}");
+    let router = scene.router.take().unwrap();
+    soon("the router ends", router).await.unwrap().unwrap();
+    worker.wait_aborted(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_says_nothing_gives_its_place_to_the_next() {
+    let (scene, _worker) =
+        Scene::with_worker(&["--connections-max=1", "--idle-timeout-ms=300"]).await;
+    let address = scene.grpc.trim_start_matches("http://");
+    let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    let answered = async { client(&scene).await.models(ModelsRequest {}).await };
+    assert!(soon("an answer", answered).await.is_ok());
+}
