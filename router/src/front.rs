@@ -22,7 +22,7 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Memory of all bodies that are being read.
 const BODIES_BYTES_MAX: usize = 512 << 20;
-const BODY_UNIT_BYTES: usize = 1024;
+pub(crate) const BODY_UNIT_BYTES: usize = 1024;
 
 /// Takes the client's id if it can stand in a log, else makes one.
 pub(crate) fn request_id(given: Option<&str>) -> String {
@@ -69,11 +69,6 @@ impl Front {
             requests: Arc::new(Semaphore::new(config.requests_max as usize)),
             readers: Arc::new(Semaphore::new(cores)),
         }
-    }
-
-    /// Returns the units of memory that a body of this size takes.
-    pub(crate) fn body_share(bytes: usize) -> u32 {
-        u32::try_from(bytes.div_ceil(BODY_UNIT_BYTES)).unwrap_or(u32::MAX)
     }
 
     /// Admits a request, or sheds it: a queue here would hide from the client a wait that it could spend elsewhere.

@@ -9,20 +9,24 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use bytes::BytesMut;
 use http_body_util::BodyExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::Refusal;
-use crate::front::Front;
+use crate::front::{BODY_UNIT_BYTES, Front};
 
 /// A body that is too large is read this much further and thrown away: a client that is still writing would see a broken
 /// connection instead of the answer.
 const DISCARD_BYTES_MAX: usize = 64 << 20;
 
+/// The beginning of a body takes no share, so that large bodies, however slow, keep no ordinary request out. The number of
+/// requests bounds it.
+const FREE_BYTES: usize = 16 << 10;
+
 /// A body in memory, and its share of the memory that all bodies may have.
 pub(crate) struct Held {
     bytes: Bytes,
-    _memory: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 impl Deref for Held {
@@ -50,7 +54,7 @@ impl Front {
             discard(body).await;
             return Err(Refusal::BodyTooLarge { limit_bytes });
         }
-        let memory = self.body_memory(announced.unwrap_or(limit_bytes)).await?;
+        let mut share = Share::new(Arc::clone(&self.body_memory));
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Refusal::BodyBroken(error.to_string()))?;
@@ -60,15 +64,41 @@ impl Front {
                 discard(body).await;
                 return Err(Refusal::BodyTooLarge { limit_bytes });
             }
+            share.grow(bytes.len() + data.len())?;
             bytes.extend_from_slice(&data);
         }
-        Ok(Held { bytes: bytes.freeze(), _memory: memory })
+        Ok(Held { bytes: bytes.freeze(), _share: share })
+    }
+}
+
+/// A body's share of the memory that all bodies may have. It grows as bytes come, not by what was promised.
+#[derive(Debug)]
+struct Share {
+    memory: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    fn new(memory: Arc<Semaphore>) -> Self {
+        Self { memory, held: None }
     }
 
-    async fn body_memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-        let share = Front::body_share(bytes);
-        let permit = Arc::clone(&self.body_memory).acquire_many_owned(share).await;
-        permit.map_err(|closed| Refusal::BodyBroken(closed.to_string()))
+    /// Holds as much as a body of so many bytes takes. It does not wait: bodies that are each read in part, and wait for
+    /// each other's memory, would all wait for ever.
+    fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let units = bytes.saturating_sub(FREE_BYTES).div_ceil(BODY_UNIT_BYTES);
+        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if units <= held {
+            return Ok(());
+        }
+        let more = u32::try_from(units - held).map_err(|_| Refusal::BodiesFull)?;
+        let more = Arc::clone(&self.memory).try_acquire_many_owned(more);
+        let more = more.map_err(|_| Refusal::BodiesFull)?;
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            None => self.held = Some(more),
+        }
+        Ok(())
     }
 }
 
@@ -77,5 +107,27 @@ async fn discard(mut body: Body) {
     while discarded < DISCARD_BYTES_MAX {
         let Some(Ok(frame)) = body.frame().await else { return };
         discarded += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_grows_with_the_body_and_is_given_back() {
+        let memory = Arc::new(Semaphore::new(10));
+        let mut first = Share::new(Arc::clone(&memory));
+        first.grow(FREE_BYTES).unwrap();
+        assert_eq!(memory.available_permits(), 10, "the beginning is free");
+        first.grow(FREE_BYTES + 1).unwrap();
+        first.grow(FREE_BYTES + BODY_UNIT_BYTES).unwrap();
+        assert_eq!(memory.available_permits(), 9);
+        first.grow(FREE_BYTES + 10 * BODY_UNIT_BYTES).unwrap();
+        let mut second = Share::new(Arc::clone(&memory));
+        second.grow(FREE_BYTES).unwrap();
+        assert!(matches!(second.grow(FREE_BYTES + 1), Err(Refusal::BodiesFull)));
+        drop(first);
+        second.grow(FREE_BYTES + 1).unwrap();
     }
 }

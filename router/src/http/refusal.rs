@@ -23,13 +23,15 @@ pub(crate) enum Refusal {
     BodyTooLarge { limit_bytes: usize },
     #[error("the body did not come within {}s, send it faster", limit_s)]
     BodySlow { limit_s: u64 },
+    #[error("the bodies of other requests fill the memory for them, try again in a moment")]
+    BodiesFull,
     #[error("the body broke off: {0}")]
     BodyBroken(String),
     #[error(
         "{method} {path} is unknown, see GET /v1/models, POST /v1/chat/completions and POST /v1/completions"
     )]
     NoRoute { method: String, path: String },
-    #[error("{path} does not take {method}")]
+    #[error("{path} does not take {method}, use {}", method_of(path))]
     WrongMethod { method: String, path: String },
 }
 
@@ -47,11 +49,30 @@ impl Refusal {
             Self::Request(error) => status_of(error.kind()),
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodySlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodiesFull => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyBroken(_) => StatusCode::BAD_REQUEST,
             Self::NoRoute { .. } => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
+
+    /// Returns the code by which programs tell errors of one status apart; OpenAI's where it has one.
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Request(error) => error.code(),
+            Self::BodyTooLarge { .. } => Some("request_too_large"),
+            Self::BodySlow { .. } => Some("request_timeout"),
+            Self::BodiesFull => Some("overloaded"),
+            Self::BodyBroken(_) => Some("malformed_body"),
+            Self::NoRoute { .. } => Some("unknown_url"),
+            Self::WrongMethod { .. } => Some("method_not_supported"),
+        }
+    }
+}
+
+/// Returns the method that a path takes.
+fn method_of(path: &str) -> &'static str {
+    if path == "/health" || path.starts_with("/v1/models") { "GET" } else { "POST" }
 }
 
 /// Returns the status that tells a client what it can do.
@@ -97,7 +118,7 @@ impl IntoResponse for Refusal {
         let status = self.status();
         let body = match &self {
             Self::Request(error) => error_object(error),
-            other => object(status, &other.to_string(), None, None),
+            other => object(status, &other.to_string(), None, other.code()),
         };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();

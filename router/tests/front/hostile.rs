@@ -48,6 +48,7 @@ async fn a_body_that_is_too_large_is_refused_announced_or_not() {
     let (status, answer) = scene.post_bytes(CHAT, vec![b' '; 10 << 20]).await;
     assert_eq!(status, 413, "{answer}");
     assert!(answer["error"]["message"].as_str().unwrap().contains("100000"), "{answer}");
+    assert_eq!(answer["error"]["code"], "request_too_large");
     let chunks = futures::stream::iter((0..200).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1000])));
     let request = crate::support::client().post(format!("{}{CHAT}", scene.http));
     let response = request.body(reqwest::Body::wrap_stream(chunks)).send().await.unwrap();
@@ -60,10 +61,15 @@ async fn routes_and_methods_that_do_not_exist_say_so() {
     let (scene, _worker) = Scene::with_worker(&[]).await;
     let (status, answer) = scene.post("/v1/no-such-route", json!({})).await;
     assert_eq!((status, &answer["error"]["type"]), (404, &json!("invalid_request_error")));
+    assert_eq!(answer["error"]["code"], "unknown_url");
     let nowhere = crate::support::client().get(format!("{}/nowhere", scene.http)).send().await;
     assert!(nowhere.unwrap().headers().contains_key("x-request-id"), "errors have a name, too");
     let (status, answer) = scene.get(CHAT).await;
     assert_eq!((status, &answer["error"]["type"]), (405, &json!("invalid_request_error")));
+    assert_eq!(answer["error"]["code"], "method_not_supported");
+    assert!(answer["error"]["message"].as_str().unwrap().ends_with("use POST"), "{answer}");
+    let wrong = crate::support::client().get(format!("{}{CHAT}", scene.http)).send().await.unwrap();
+    assert_eq!(wrong.headers()["allow"], "POST");
     scene.wait_metric("glint_router_requests_total{endpoint=\"other\",code=\"404\"} 2").await;
 }
 
@@ -201,4 +207,19 @@ async fn a_client_that_does_not_read_loses_its_connection_and_its_sequences() {
     scene.wait_metric("glint_router_aborted_sequences_total 16").await;
     scene.wait_metric("glint_router_requests_in_flight 0").await;
     drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promises_of_large_bodies_lock_nobody_out() {
+    let (scene, _worker) = Scene::with_worker(&[]).await;
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{{", 8 << 20);
+    let mut idle = Vec::new();
+    for _ in 0..1_000 {
+        let mut stream = connect(&scene).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        idle.push(stream);
+    }
+    scene.wait_metric("glint_router_requests_in_flight 1000").await;
+    scene.chat_ok(json!({})).await;
+    drop(idle);
 }
