@@ -1,5 +1,6 @@
 //! Why does a client not get its answer?
 
+use glint_core::sampling::TOP_LOGPROBS_MAX;
 use glint_core::{Failure, GroupId, Kind, SamplingError};
 use glint_proto::KindOf;
 use glint_tokenizer::{EncodeError, TemplateError};
@@ -60,6 +61,16 @@ pub(crate) fn short(sent: &impl std::fmt::Display) -> String {
         None => sent,
         Some((end, _)) => format!("{}…", &sent[..end]),
     }
+}
+
+/// Says of a parameter that takes whole numbers which it takes.
+pub(crate) fn out_of_range(
+    path: &str,
+    got: &impl std::fmt::Display,
+    low: u32,
+    high: u32,
+) -> String {
+    format!("{path} is {}, use a whole number from {low} to {high}", short(got))
 }
 
 impl RequestError {
@@ -155,7 +166,19 @@ impl From<SamplingError> for RequestError {
             SamplingError::NoTokens => "max_tokens",
             SamplingError::MinAboveMax { .. } => "min_tokens",
         };
-        Self::parameter(param, error.to_string())
+        let message = match &error {
+            SamplingError::OutOfRange { name: "top_p", value, .. } => {
+                format!("top_p is {value}, it must be above 0 and at most 1")
+            }
+            SamplingError::TooManyLogprobs { name, asked } => {
+                out_of_range(name, asked, 0, TOP_LOGPROBS_MAX)
+            }
+            SamplingError::NoTokens => out_of_range("max_tokens", &0, 1, u32::MAX),
+            SamplingError::OutOfRange { .. }
+            | SamplingError::UnknownToken { .. }
+            | SamplingError::MinAboveMax { .. } => error.to_string(),
+        };
+        Self::parameter(param, message)
     }
 }
 

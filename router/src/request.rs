@@ -10,7 +10,7 @@ use glint_core::SamplingParams;
 use glint_tokenizer::{Conversation, GenerationConfig};
 use serde_json::{Map, Value};
 
-use crate::error::RequestError;
+use crate::error::{RequestError, out_of_range};
 use crate::groups::{Groups, Served, Text};
 
 /// Answers of one request, over all its prompts.
@@ -119,10 +119,12 @@ impl Ask {
         let n = options.n.unwrap_or(1);
         let choices = u64::from(n) * self.inputs.len() as u64;
         if n == 0 || choices > u64::from(CHOICES_MAX) {
-            let message = format!(
-                "n is {n} for {} prompts, use 1 to {CHOICES_MAX} answers in all",
-                self.inputs.len()
-            );
+            let message = match self.inputs.len() {
+                1 => out_of_range("n", &n, 1, CHOICES_MAX),
+                prompts => format!(
+                    "n is {n} for {prompts} prompts, use at most {CHOICES_MAX} answers in all"
+                ),
+            };
             return Err(RequestError::parameter("n", message));
         }
         let sampling = options.sampling(&served.text.advice, served.context_tokens);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use glint_core::sampling::TOP_LOGPROBS_MAX;
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
@@ -24,10 +25,10 @@ pub(crate) fn read(body: &[u8], groups: &Groups, arrival: Arrival) -> Result<Ask
     let model = fields.required_string("model")?;
     let mut options = options::take(&mut fields)?;
     let stream = options::stream(&mut fields)?;
-    let limit = fields.whole("max_tokens")?;
-    options.max_tokens = fields.whole("max_completion_tokens")?.or(limit);
+    let limit = fields.whole_in("max_tokens", 1, u32::MAX)?;
+    options.max_tokens = fields.whole_in("max_completion_tokens", 1, u32::MAX)?.or(limit);
     let wants_logprobs = fields.flag("logprobs")?.unwrap_or(false);
-    let alternatives = fields.whole("top_logprobs")?;
+    let alternatives = fields.whole_in("top_logprobs", 0, TOP_LOGPROBS_MAX)?;
     if alternatives.is_some_and(|top| top > 0) && !wants_logprobs {
         let message = "top_logprobs needs logprobs to be true";
         return Err(RequestError::parameter("top_logprobs", message));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use glint_core::TokenLogprobs;
+use glint_core::sampling::TOP_LOGPROBS_MAX;
 use glint_tokenizer::Specials;
 use serde_json::{Value, json};
 
@@ -26,7 +27,7 @@ pub(crate) fn read(body: &[u8], groups: &Groups, arrival: Arrival) -> Result<Ask
     let mut options = options::take(&mut fields)?;
     let stream = options::stream(&mut fields)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
-    options.logprobs = fields.whole("logprobs")?;
+    options.logprobs = fields.whole_in("logprobs", 0, TOP_LOGPROBS_MAX)?;
     let wants_prompt = options.prompt_logprobs.is_some();
     if wants_prompt && stream.is_some() {
         return Err(not_streamed());
@@ -35,7 +36,9 @@ pub(crate) fn read(body: &[u8], groups: &Groups, arrival: Arrival) -> Result<Ask
         // What is echoed is described as well.
         options.prompt_logprobs = options.logprobs;
     }
-    let max_tokens = fields.whole("max_tokens")?.unwrap_or(MAX_TOKENS.max(options.min_tokens));
+    let least = u32::from(!(echo || wants_prompt));
+    let max_tokens = fields.whole_in("max_tokens", least, u32::MAX)?;
+    let max_tokens = max_tokens.unwrap_or(MAX_TOKENS.max(options.min_tokens));
     options.max_tokens = Some(max_tokens);
     options.prompt_only = max_tokens == 0 && (echo || wants_prompt);
     let inputs = prompts(&mut fields)?;

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::{RequestError, short};
+use crate::error::{RequestError, out_of_range, short};
 
 /// Names that differ more than this are not meant.
 const SIMILAR: f64 = 0.75;
@@ -51,6 +51,11 @@ impl Fields {
     pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known.push(name);
         self.left.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Tells whether a field is there and not null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.left.get(name).is_some_and(|value| !value.is_null())
     }
 
     /// Lets fields pass that do not change the answer.
@@ -117,17 +122,23 @@ impl Fields {
 
     /// Takes a whole number of at least 0.
     pub(super) fn whole(&mut self, name: &'static str) -> Result<Option<u32>, RequestError> {
+        self.whole_in(name, 0, u32::MAX)
+    }
+
+    /// Takes a whole number within bounds.
+    pub(super) fn whole_in(
+        &mut self,
+        name: &'static str,
+        low: u32,
+        high: u32,
+    ) -> Result<Option<u32>, RequestError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let whole = value.as_u64().and_then(|whole| u32::try_from(whole).ok());
-        match whole {
+        match whole.filter(|whole| (low..=high).contains(whole)) {
             Some(whole) => Ok(Some(whole)),
             None => {
                 let path = self.path(name);
-                let message = format!(
-                    "{path} is {}, use a whole number from 0 to {}",
-                    short(&value),
-                    u32::MAX
-                );
+                let message = out_of_range(&path, &value, low, high);
                 Err(RequestError::parameter(path, message))
             }
         }

@@ -1,10 +1,11 @@
 //! Which parameters do chat and completions share?
 
+use glint_core::sampling::TOP_LOGPROBS_MAX;
 use serde_json::Value;
 
 use super::fields::Fields;
 use crate::error::{RequestError, short};
-use crate::request::Options;
+use crate::request::{CHOICES_MAX, Options};
 
 /// How a streamed answer is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +44,8 @@ pub(super) fn take(fields: &mut Fields) -> Result<Options, RequestError> {
         stop_token_ids: fields.token_ids("stop_token_ids")?.unwrap_or_default(),
         ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
         min_tokens: fields.whole("min_tokens")?.unwrap_or(0),
-        n: fields.whole("n")?,
-        prompt_logprobs: fields.whole("prompt_logprobs")?,
+        n: fields.whole_in("n", 1, CHOICES_MAX)?,
+        prompt_logprobs: fields.whole_in("prompt_logprobs", 0, TOP_LOGPROBS_MAX)?,
         cache_salt: fields.string("cache_salt")?.unwrap_or_default(),
         ..Options::default()
     })

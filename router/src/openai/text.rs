@@ -19,6 +19,9 @@ pub(crate) fn tokenize(
     let served = groups.served(&fields.required_string("model")?)?;
     let ids = if let Some(prompt) = fields.string("prompt")? {
         served.text.tokenizer.encode(&prompt)?
+    } else if !fields.has("messages") {
+        let message = "prompt is missing, send a text as prompt or a conversation as messages";
+        return Err(RequestError::parameter("prompt", message));
     } else {
         let chat = conversation(&mut fields)?;
         chat.encode(&served.text, arrival.clock)?

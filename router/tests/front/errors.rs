@@ -18,12 +18,13 @@ fn wrong_chats() -> Vec<(Value, &'static str, &'static str, &'static str)> {
             "is a string, use a number",
             "invalid_value",
         ),
-        (json!({"top_p": 2}), "top_p", "top_p is 2", "invalid_value"),
+        (json!({"top_p": 0}), "top_p", "must be above 0 and at most 1", "invalid_value"),
         (json!({"top_k": 1.5}), "top_k", "whole number", "invalid_value"),
-        (json!({"n": 0}), "n", "use 1 to 128", "invalid_value"),
-        (json!({"n": 129}), "n", "use 1 to 128", "invalid_value"),
+        (json!({"n": 0}), "n", "n is 0, use a whole number from 1 to 128", "invalid_value"),
+        (json!({"n": 129}), "n", "from 1 to 128", "invalid_value"),
         (json!({"seed": 1.5}), "seed", "whole number", "invalid_value"),
-        (json!({"max_tokens": 0}), "max_tokens", "at least 1", "invalid_value"),
+        (json!({"max_tokens": 0}), "max_tokens", "whole number from 1 to", "invalid_value"),
+        (json!({"max_tokens": -1}), "max_tokens", "whole number from 1 to", "invalid_value"),
         (
             json!({"min_tokens": 9, "max_tokens": 8}),
             "min_tokens",
@@ -37,7 +38,12 @@ fn wrong_chats() -> Vec<(Value, &'static str, &'static str, &'static str)> {
         (json!({"logit_bias": {"260": 1}}), "logit_bias", "260 tokens", "invalid_value"),
         (json!({"stop_token_ids": [-1]}), "stop_token_ids", "token ids", "invalid_value"),
         (json!({"top_logprobs": 2}), "top_logprobs", "needs logprobs", "invalid_value"),
-        (json!({"logprobs": true, "top_logprobs": 21}), "logprobs", "at most 20", "invalid_value"),
+        (
+            json!({"logprobs": true, "top_logprobs": 21}),
+            "top_logprobs",
+            "from 0 to 20",
+            "invalid_value",
+        ),
         (json!({"stream_options": {}}), "stream_options", "needs stream", "invalid_value"),
         (
             json!({"stream": true, "stream_options": {"include_usge": true}}),
@@ -161,6 +167,8 @@ async fn wrong_prompts_are_refused() {
         let (status, answer) = scene.post("/v1/completions", body).await;
         assert_eq!((status, &answer["error"]["param"]), (400, &json!(param)), "{more}: {answer}");
     }
+    let (status, answer) = scene.post("/tokenize", json!({"model": MODEL, "text": "a"})).await;
+    assert_eq!((status, &answer["error"]["param"]), (400, &json!("prompt")));
     let (status, answer) =
         scene.post("/detokenize", json!({"model": MODEL, "tokens": [4_000_000_000_u32]})).await;
     assert_eq!((status, &answer["error"]["param"]), (400, &json!("tokens")));
