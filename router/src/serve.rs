@@ -26,8 +26,9 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 use tonic_health::ServingStatus;
 use tracing::{debug, error};
 
@@ -69,6 +70,19 @@ pub(crate) async fn serve(
     let inference =
         InferenceServer::new(Served { front: Arc::clone(&front), drain: drain.clone() })
             .max_decoding_message_size(config.body_bytes_max as usize);
+    // Before a message is read: what is shed costs nothing but its head.
+    let admitting = {
+        let front = Arc::clone(&front);
+        move |mut request: Request<()>| {
+            let admitted = front.admit().map_err(|error| {
+                front.metrics.request("grpc", status_of(error.kind()).as_u16());
+                refused(error)
+            })?;
+            request.extensions_mut().insert(Arc::new(admitted));
+            Ok(request)
+        }
+    };
+    let inference = InterceptedService::new(inference, admitting);
     let door = Door::new(listener, config);
     let incoming = stream! {
         loop {
@@ -125,18 +139,20 @@ impl Inference for Served {
     type GenerateStream = Answer;
 
     async fn chat(&self, request: Request<ChatRequest>) -> Result<Response<Answer>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, mut extensions, message) = request.into_parts();
+        let admitted = admitted(&mut extensions)?;
         let ChatRequest { model, messages, options } = message;
         let bytes = messages.iter().take(MESSAGES_MAX).map(|message| message.content.len()).sum();
         let ask = move || {
             let inputs = vec![Input::Chat(conversation(messages)?)];
             Ok(Ask { model, inputs, options: self::options(options.unwrap_or_default())? })
         };
-        self.answer("grpc_chat", &metadata, bytes, ask).await
+        self.answer("grpc_chat", &metadata, admitted, bytes, ask).await
     }
 
     async fn generate(&self, request: Request<TextRequest>) -> Result<Response<Answer>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, mut extensions, message) = request.into_parts();
+        let admitted = admitted(&mut extensions)?;
         let TextRequest { model, options, prompt } = message;
         let bytes = match &prompt {
             Some(TextPrompt::Text(text)) => text.len(),
@@ -155,7 +171,7 @@ impl Inference for Served {
             let options = self::options(options.unwrap_or_default())?;
             Ok(Ask { model, inputs: vec![input], options })
         };
-        self.answer("grpc_generate", &metadata, bytes, ask).await
+        self.answer("grpc_generate", &metadata, admitted, bytes, ask).await
     }
 
     async fn models(
@@ -171,8 +187,7 @@ impl Inference for Served {
         &self,
         request: Request<TokenizeRequest>,
     ) -> Result<Response<TokenizeResponse>, Status> {
-        let TokenizeRequest { model, input } = request.into_inner();
-        let _admitted = self.front.admit().map_err(refused)?;
+        let (_, _admitted, TokenizeRequest { model, input }) = request.into_parts();
         let groups = Arc::clone(&self.front.groups);
         let clock = arrival(String::new()).clock;
         let work = move || {
@@ -195,8 +210,7 @@ impl Inference for Served {
         &self,
         request: Request<DetokenizeRequest>,
     ) -> Result<Response<DetokenizeResponse>, Status> {
-        let DetokenizeRequest { model, ids } = request.into_inner();
-        let _admitted = self.front.admit().map_err(refused)?;
+        let (_, _admitted, DetokenizeRequest { model, ids }) = request.into_parts();
         let groups = Arc::clone(&self.front.groups);
         let work = move || {
             let served = groups.served(&model)?;
@@ -208,17 +222,23 @@ impl Inference for Served {
     }
 }
 
+/// Takes what the interceptor has put there.
+fn admitted(extensions: &mut Extensions) -> Result<Arc<Admitted>, Status> {
+    extensions.remove().ok_or_else(|| refused(RequestError::Internal("not admitted".to_owned())))
+}
+
 impl Served {
     async fn answer(
         &self,
         endpoint: &'static str,
         metadata: &MetadataMap,
+        admitted: Arc<Admitted>,
         text_bytes: usize,
         ask: impl FnOnce() -> Result<Ask, RequestError> + Send + 'static,
     ) -> Result<Response<Answer>, Status> {
         let id = request_id(metadata.get(REQUEST_ID).and_then(|id| id.to_str().ok()));
         let until = deadline::timeout(metadata).map(|timeout| Instant::now() + timeout);
-        let started = self.start(&id, text_bytes, ask, until).await;
+        let started = self.start(&id, admitted, text_bytes, ask, until).await;
         let code = match &started {
             Ok(_) => 200,
             Err(error) => status_of(error.kind()).as_u16(),
@@ -236,11 +256,11 @@ impl Served {
     async fn start(
         &self,
         id: &str,
+        admitted: Arc<Admitted>,
         text_bytes: usize,
         ask: impl FnOnce() -> Result<Ask, RequestError> + Send + 'static,
         until: Option<Instant>,
     ) -> Result<Answer, RequestError> {
-        let admitted = self.front.admit()?;
         let arrival = arrival(id.to_owned());
         let groups = Arc::clone(&self.front.groups);
         let work = move || ask()?.prepare(&groups, arrival);
@@ -277,7 +297,12 @@ impl End {
 }
 
 /// Turns events into messages.
-fn told(generation: Arc<Generation>, mut events: Events, end: End, admitted: Admitted) -> Answer {
+fn told(
+    generation: Arc<Generation>,
+    mut events: Events,
+    end: End,
+    admitted: Arc<Admitted>,
+) -> Answer {
     let id = generation.request_id.clone();
     let say = move |event| InferenceResponse { id: id.clone(), event: Some(event) };
     let stream = try_stream! {

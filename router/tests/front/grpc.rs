@@ -232,3 +232,14 @@ async fn a_connection_that_says_nothing_gives_its_place_to_the_next() {
     let answered = async { client(&scene).await.models(ModelsRequest {}).await };
     assert!(soon("an answer", answered).await.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_router_refuses_before_it_reads() {
+    let (scene, worker) = Scene::with_worker(&["--requests-max=1", "--body-bytes-max=1024"]).await;
+    worker.script(Script { wait_before: Some(1), ..Script::default() });
+    let mut client = client(&scene).await;
+    let _first = client.chat(chat(greedy())).await.unwrap();
+    let too_large = ChatRequest { messages: vec![message(&"x".repeat(2048))], ..chat(greedy()) };
+    assert_eq!(client.chat(too_large).await.unwrap_err().code(), Code::ResourceExhausted);
+    scene.wait_metric("glint_router_requests_total{endpoint=\"grpc\",code=\"429\"} 1").await;
+}
