@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use glint_core::SamplingParams;
 use glint_tokenizer::{Conversation, GenerationConfig};
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 
 use crate::error::{RequestError, out_of_range};
 use crate::groups::{Groups, Served, Text};
@@ -86,6 +87,20 @@ pub(crate) struct Generation {
     pub(crate) stop: Vec<String>,
     pub(crate) cache_salt: String,
     pub(crate) prompt_only: bool,
+    /// Each answer that is being sent to a group has a copy of its prompt, for the wire has no way to share one. One permit
+    /// per copy that may be there at a time.
+    pub(crate) copies: Semaphore,
+}
+
+/// Memory of the copies of one request's prompts.
+const COPIES_BYTES_MAX: usize = 8 << 20;
+/// Of a prompt's token on its way: the id, and its varint in the message.
+const COPIED_TOKEN_BYTES: usize = 8;
+
+/// Returns how many copies of a prompt there may be at a time: all answers', unless it is very long.
+fn copies_max(prompt_tokens: usize) -> usize {
+    let copies = COPIES_BYTES_MAX / (COPIED_TOKEN_BYTES * prompt_tokens.max(1));
+    copies.clamp(1, CHOICES_MAX as usize)
 }
 
 /// One prompt.
@@ -131,11 +146,12 @@ impl Ask {
         sampling.check(served.vocab_size)?;
         check_lengths(&options)?;
         let wants = sampling.max_tokens;
-        let prompts = self
+        let prompts: Vec<Prompt> = self
             .inputs
             .into_iter()
             .map(|input| input.prompt(&served, arrival.clock, wants))
             .collect::<Result<_, _>>()?;
+        let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
         Ok(Generation {
             request_id: arrival.request_id,
             arrived: arrival.at,
@@ -146,6 +162,7 @@ impl Ask {
             stop: options.stop,
             cache_salt: options.cache_salt,
             prompt_only: options.prompt_only,
+            copies: Semaphore::new(copies_max(longest)),
         })
     }
 }
@@ -315,6 +332,14 @@ mod tests {
         assert_eq!((sampling.seed, sampling.max_tokens), (3, 100));
         let greedy = GenerationConfig { do_sample: Some(false), ..advice };
         assert_eq!(options.sampling(&greedy, 100).temperature, 0.0);
+    }
+
+    #[test]
+    fn only_long_prompts_are_sent_in_turns() {
+        assert_eq!(copies_max(0), 128);
+        assert_eq!(copies_max(8192), 128);
+        assert_eq!(copies_max(131_072), 8);
+        assert_eq!(copies_max(usize::MAX / 16), 1);
     }
 
     #[test]

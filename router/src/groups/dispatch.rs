@@ -54,6 +54,7 @@ impl Groups {
         generation: &Generation,
         choice: u32,
     ) -> Result<Sequence, RequestError> {
+        let _copy = generation.copies.acquire().await;
         let prompt = generation.prompt_of(choice);
         let mut chains = BTreeMap::new();
         let mut tried: Vec<Arc<Link>> = Vec::new();
