@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_stream::stream;
 use futures::Stream;
 use futures::stream::BoxStream;
+use glint_core::load::REPORT_IDLE;
 use glint_proto::v1::generate_response::Event;
 use glint_proto::v1::watch_frame::Frame;
 use glint_proto::v1::worker_server::{Worker, WorkerServer};
@@ -345,12 +345,10 @@ impl Worker for Service {
             }
             loop {
                 yield frame(Frame::Load(shared.load()));
-                tokio::select! {
-                    told = frames.recv() => match told {
-                        Ok(Some(told)) => yield Ok(told),
-                        Ok(None) | Err(_) => return,
-                    },
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                match tokio::time::timeout(REPORT_IDLE, frames.recv()).await {
+                    Ok(Ok(Some(told))) => yield Ok(told),
+                    Ok(Ok(None) | Err(_)) => return,
+                    Err(_elapsed) => {}
                 }
             }
         };
