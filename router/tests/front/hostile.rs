@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Scene, chat_body, soon};
+use crate::support::{Scene, chat_body, soon, wait_until};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -204,7 +204,13 @@ async fn a_client_that_does_not_read_loses_its_connection_and_its_sequences() {
     let mut stream = socket.connect(address).await.unwrap();
     let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
-    scene.wait_metric("glint_router_aborted_sequences_total 16").await;
+    wait_until("sequences are aborted", || async {
+        let metrics = scene.metrics().await;
+        let mut lines = metrics.lines();
+        let aborted = lines.find_map(|l| l.strip_prefix("glint_router_aborted_sequences_total "));
+        aborted.is_some_and(|count| count != "0")
+    })
+    .await;
     scene.wait_metric("glint_router_requests_in_flight 0").await;
     drop(stream);
 }
