@@ -57,8 +57,6 @@ struct Known {
 struct Router {
     tag: u64,
     dispatches_seen: u64,
-    /// Its next dispatch begins to count anew: it has a new connection.
-    is_fresh: bool,
     /// Watch streams that it holds open.
     watches: u32,
 }
@@ -73,8 +71,7 @@ impl Known {
                 self.by_name.remove(&gone);
             }
             self.last_tag += 1;
-            let router =
-                Router { tag: self.last_tag, dispatches_seen: 0, is_fresh: false, watches: 0 };
+            let router = Router { tag: self.last_tag, dispatches_seen: 0, watches: 0 };
             self.by_name.insert(name.to_owned(), router);
         }
         self.by_name.get_mut(name)
@@ -86,9 +83,7 @@ impl Routers {
     pub(crate) fn seen(&self, router: &str, dispatch: u64) -> u64 {
         let mut known = self.known.lock();
         let Some(router) = known.router(router) else { return OTHERS };
-        let is_fresh = std::mem::take(&mut router.is_fresh);
-        let before = if is_fresh { 0 } else { router.dispatches_seen };
-        router.dispatches_seen = before.max(dispatch);
+        router.dispatches_seen = router.dispatches_seen.max(dispatch);
         router.tag
     }
 
@@ -96,7 +91,9 @@ impl Routers {
     pub(crate) fn watches(self: &Arc<Self>, router: &str) -> Watching {
         if let Some(router) = self.known.lock().router(router) {
             router.watches += 1;
-            router.is_fresh = true;
+            // A router counts its dispatches by connection. The old number would tell it that all it now sends has
+            // been seen; one too low makes it count a sequence twice for a moment.
+            router.dispatches_seen = 0;
         }
         Watching { routers: Arc::clone(self), router: router.to_owned() }
     }
@@ -209,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn a_new_connection_counts_anew_from_its_first_dispatch() {
+    fn a_new_connection_is_told_of_no_dispatch_that_it_has_not_sent() {
         let routers = Arc::new(Routers::default());
         let seen = || routers.report("a", 1, LIMITS, &LoadReport::default()).dispatches_seen;
         let _old = routers.watches("a");
         routers.seen("a", 900);
         let _new = routers.watches("a");
-        assert_eq!(seen(), 900);
+        assert_eq!(seen(), 0);
         routers.seen("a", 1);
         assert_eq!(seen(), 1);
     }
