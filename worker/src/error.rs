@@ -17,9 +17,14 @@ pub enum WorkerError {
     /// A port cannot be had, or a thread not be started.
     #[error(transparent)]
     System(#[from] std::io::Error),
-    /// The gRPC server broke.
-    #[error("the gRPC server failed: {0}")]
-    Server(#[from] tonic::transport::Error),
+    /// A server ended before the worker did, so that nobody reached it any more, or saw how it was.
+    #[error("the {server} server ended early: {reason}")]
+    ServerEnded {
+        /// Which one.
+        server: &'static str,
+        /// What it said last.
+        reason: String,
+    },
     /// A part of this process ended that never should: a bug. The log has the story.
     #[error("{0} ended unexpectedly")]
     Lost(&'static str),
@@ -30,7 +35,7 @@ impl Failure for WorkerError {
         match self {
             Self::Config(_) | Self::Model(_) => Kind::Invalid,
             Self::Fleet(error) => error.kind(),
-            Self::System(_) | Self::Server(_) | Self::Lost(_) => Kind::Internal,
+            Self::System(_) | Self::ServerEnded { .. } | Self::Lost(_) => Kind::Internal,
         }
     }
 }

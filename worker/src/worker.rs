@@ -1,5 +1,7 @@
 //! What does a worker process consist of?
 
+mod served;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
@@ -26,11 +28,14 @@ use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::rank::Rank;
 use crate::service::WorkerService;
+use served::Served;
 
 /// The largest request: a million prompt tokens of up to five bytes, and then some.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// For answers that are still on their way when the process ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+/// For sequences that run when a server has ended early: no owner has begun that drain, so none would end it.
+const LOST_SERVER_GRACE: Duration = Duration::from_secs(10);
 /// A router whose machine vanished is found gone after these two, and its sequences end.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,8 +127,8 @@ impl Worker {
         admin.readiness.not_ready("group", "it has not formed");
         // It outlives the drain: an owner sees to the end how that gets on.
         let admin_drain = Drain::new();
-        let admin_served = admin.clone().serve(admin_listener, admin_drain.clone());
-        let admin_served = AbortOnDropHandle::new(tokio::spawn(admin_served));
+        let admin_served =
+            Served::start("admin", admin.clone().serve(admin_listener, admin_drain.clone()));
 
         let leads = flags.ranks.first == 0;
         let front = Arc::new(Front::new(identity.group.clone()));
@@ -151,14 +156,17 @@ impl Worker {
             let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
             let end = end.clone();
             let serving = server.serve_with_incoming_shutdown(connections, end.cancelled_owned());
-            AbortOnDropHandle::new(tokio::spawn(serving))
+            Served::start("gRPC", serving)
         };
+        let lost = lost_early([serving.clone(), admin_served.clone()]);
+        let mut lost = std::pin::pin!(lost);
 
         let mut roles: JoinSet<Result<(), WorkerError>> = JoinSet::new();
         let load = load_ranks(Arc::clone(&flags), Arc::clone(&model));
         let loaded = tokio::select! {
             loaded = load => loaded.map(Some),
             () = drain.draining() => Ok(None),
+            lost = &mut lost => Err(lost),
         };
         let started = loaded.map(|ranks| {
             let Some(ranks) = ranks else { return };
@@ -202,14 +210,15 @@ impl Worker {
             }
         });
         let ended = match started {
-            Ok(()) => all_ended(roles).await,
+            Ok(()) => all_ended(roles, lost, &drain).await,
             Err(error) => Err(error),
         };
-        shut_down(&end, serving, &joins.tasks).await;
+        let shut_down = shut_down(&end, &serving, &joins.tasks).await;
         admin_drain.stop();
-        let _cut = admin_served.await;
+        let admin_ended = admin_served.ended().await;
         info!(group = %identity.group, "the worker has ended");
-        ended
+        // What ended it counts, then what failed meanwhile.
+        ended.and(shut_down).and(admin_ended)
     }
 }
 
@@ -243,8 +252,43 @@ async fn load_ranks(flags: Arc<WorkerConfig>, model: Arc<Model>) -> Result<Vec<R
     futures::future::try_join_all(flags.ranks.iter().map(load)).await
 }
 
-/// Waits for all roles of the process; the first failure ends the others.
-async fn all_ended(mut roles: JoinSet<Result<(), WorkerError>>) -> Result<(), WorkerError> {
+/// Waits for the first server that ends although the worker goes on.
+async fn lost_early([grpc, admin]: [Served; 2]) -> WorkerError {
+    tokio::select! {
+        lost = grpc.lost_early() => lost,
+        lost = admin.lost_early() => lost,
+    }
+}
+
+/// Waits for all roles of the process; the first failure ends the others. When a server is lost they drain: nobody would
+/// reach them, or see how they are.
+async fn all_ended(
+    roles: JoinSet<Result<(), WorkerError>>,
+    lost: impl Future<Output = WorkerError>,
+    drain: &Drain,
+) -> Result<(), WorkerError> {
+    let mut roles = std::pin::pin!(roles_ended(roles));
+    let lost = tokio::select! {
+        ended = &mut roles => return ended,
+        lost = lost => lost,
+    };
+    warn!(error = %lost, "a server is lost, the worker drains");
+    drain.begin();
+    let drained = tokio::time::timeout(LOST_SERVER_GRACE, &mut roles).await;
+    let drained = match drained {
+        Ok(drained) => drained,
+        Err(_late) => {
+            drain.stop();
+            roles.await
+        }
+    };
+    if let Err(error) = drained {
+        warn!(error = %error, "a rank failed while the worker drained");
+    }
+    Err(lost)
+}
+
+async fn roles_ended(mut roles: JoinSet<Result<(), WorkerError>>) -> Result<(), WorkerError> {
     while let Some(ended) = roles.join_next().await {
         ended.map_err(|_| WorkerError::Lost("a rank"))??;
     }
@@ -254,22 +298,69 @@ async fn all_ended(mut roles: JoinSet<Result<(), WorkerError>>) -> Result<(), Wo
 /// Lets answers that are on their way arrive, and no more.
 async fn shut_down(
     end: &CancellationToken,
-    serving: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
+    serving: &Served,
     tasks: &TaskTracker,
-) {
+) -> Result<(), WorkerError> {
     end.cancel();
     tasks.close();
     let all = async {
-        let served = serving.await;
+        let served = serving.ended().await;
         tasks.wait().await;
         served
     };
-    match tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => warn!(error = %error, "the gRPC server failed"),
-        Ok(Err(error)) => warn!(error = %error, "the gRPC server broke"),
-        Err(_late) => {
-            warn!("some peers do not close their connections, they are cut");
-        }
+    tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await.unwrap_or_else(|_late| {
+        warn!("some peers do not close their connections, they are cut");
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    /// Waits for a role whose process loses its gRPC server.
+    async fn all_ended_with(
+        role: impl Future<Output = ()> + Send + 'static,
+        drain: &Drain,
+    ) -> Result<(), WorkerError> {
+        let mut roles = JoinSet::new();
+        roles.spawn(async {
+            role.await;
+            Ok(())
+        });
+        let broken = Served::start("gRPC", ready(Err("its port is gone")));
+        let well = Served::start("admin", pending::<Result<(), String>>());
+        all_ended(roles, lost_early([broken, well]), drain).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_ends_early_drains_the_worker_and_is_named() {
+        let drain = Drain::new();
+        let drains = drain.clone();
+        let role = async move { drains.draining().await };
+        let ended = all_ended_with(role, &drain);
+        let ended = tokio::time::timeout(LOST_SERVER_GRACE / 2, ended).await;
+        let error = ended.expect("nothing runs that the drain waits for").unwrap_err();
+        assert_eq!(error.to_string(), "the gRPC server ended early: its port is gone");
+        assert!(drain.is_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_runs_when_a_server_is_lost_is_cut_after_a_grace() {
+        let drain = Drain::new();
+        let stops = drain.clone();
+        let ended = all_ended_with(async move { stops.stopped().await }, &drain);
+        let ended = tokio::time::timeout(2 * LOST_SERVER_GRACE, ended).await;
+        let error = ended.expect("the grace has an end").unwrap_err();
+        assert!(matches!(error, WorkerError::ServerEnded { server: "gRPC", .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn roles_that_end_while_the_servers_serve_end_the_worker_without_an_error() {
+        let drain = Drain::new();
+        assert!(all_ended(JoinSet::new(), pending(), &drain).await.is_ok());
+        assert!(!drain.is_draining());
     }
 }
