@@ -1,13 +1,13 @@
 //! Which weights are these? (`FORMATS.md` section 1)
 //!
 //! A rank reads only its shard, so hashing whole files is work of its own. It is done once: hashes are kept by file name,
-//! size and time of the last change.
+//! size and time of the last change, and ranks that start at once leave the work to one of them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use glint_core::{ModelDigest, hex};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,10 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 const PIECE_BYTES: usize = 4 << 20;
 
+/// A rank that hashes for longer than this is not waited for any more: the others do it themselves.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
 /// A file's hash, and how to tell that it is still that file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
@@ -30,6 +34,16 @@ struct Kept {
 }
 
 type KeptByName = BTreeMap<String, Kept>;
+
+/// A file that the digest is made of.
+struct Part {
+    name: String,
+    path: PathBuf,
+    bytes: u64,
+    modified: Option<SystemTime>,
+    /// What the note knows of this very file.
+    kept: Option<Kept>,
+}
 
 impl Checkpoint {
     /// Returns the model digest: the SHA-256 over the names and SHA-256s of `config.json` and the weight files.
@@ -46,23 +60,24 @@ impl Checkpoint {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<ModelDigest, CheckpointError> {
         let note = cache.map(|cache| note_path(cache, self.folder()));
-        let known = note.as_deref().map(read_note).unwrap_or_default();
-        let mut files = Vec::new();
-        for name in self.digest_files() {
-            let path = self.folder().join(&name);
-            let (bytes, modified) = stat(&path)?;
-            let kept = known.get(&name).filter(|kept| {
-                kept.bytes == bytes && Some(kept.modified_ns) == modified.map(nanoseconds)
-            });
-            files.push((name, path, bytes, modified, kept.cloned()));
+        let read_note = || note.as_deref().map(read_note).unwrap_or_default();
+        let mut known = read_note();
+        let mut parts = self.parts(&known)?;
+        let mut _held = None;
+        if let Some(note) = note.as_deref().filter(|_| parts.iter().any(|part| part.kept.is_none()))
+        {
+            _held = lock(note);
+            // Whoever held it may have written down what is missing here.
+            known = read_note();
+            parts = self.parts(&known)?;
         }
-        let missing = files.iter().filter(|(.., kept)| kept.is_none());
-        let total_bytes = missing.map(|(_, _, bytes, ..)| bytes).sum();
+        let missing = parts.iter().filter(|part| part.kept.is_none());
+        let total_bytes = missing.map(|part| part.bytes).sum();
         let mut hashing = Progress { read_bytes: 0, total_bytes };
         let (mut lines, mut keep) = (Sha256::new(), KeptByName::new());
-        for (name, path, bytes, modified, kept) in files {
-            let sha256 = match &kept {
-                Some(kept) => kept.sha256.clone(),
+        for Part { name, path, bytes, modified, kept } in parts {
+            let sha256 = match kept {
+                Some(kept) => kept.sha256,
                 None => hash_file(&path, &mut hashing, progress)?,
             };
             lines.update(format!("{sha256}  {name}\n"));
@@ -75,6 +90,19 @@ impl Checkpoint {
             write_note(&note, &keep);
         }
         Ok(ModelDigest(lines.finalize().into()))
+    }
+
+    fn parts(&self, known: &KeptByName) -> Result<Vec<Part>, CheckpointError> {
+        let part = |name: String| {
+            let path = self.folder().join(&name);
+            let (bytes, modified) = stat(&path)?;
+            let is_this = |kept: &&Kept| {
+                kept.bytes == bytes && Some(kept.modified_ns) == modified.map(nanoseconds)
+            };
+            let kept = known.get(&name).filter(is_this).cloned();
+            Ok(Part { name, path, bytes, modified, kept })
+        };
+        self.digest_files().into_iter().map(part).collect()
     }
 }
 
@@ -123,7 +151,34 @@ fn read_note(path: &Path) -> KeptByName {
     note.and_then(|note| serde_json::from_slice(&note).ok()).unwrap_or_default()
 }
 
-/// Other ranks write the same note at the same time, so it appears whole or not at all.
+/// Waits until no other process hashes these files; dropped, the lock is free again. Without a lock the work is only done
+/// twice, so nothing is returned when there is none to be had.
+fn lock(note: &Path) -> Option<File> {
+    let path = note.with_extension("lock");
+    let opened = || -> std::io::Result<File> {
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        File::options().create(true).truncate(false).write(true).open(&path)
+    };
+    let locked = opened().and_then(|file| {
+        let asked_at = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) if asked_at.elapsed() < LOCK_TIMEOUT => {
+                    std::thread::sleep(LOCK_POLL);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    });
+    locked
+        .inspect_err(|error| {
+            tracing::debug!(path = %path.display(), error = %error, "weights are hashed unlocked");
+        })
+        .ok()
+}
+
+/// Ranks without a lock may write the same note at the same time, so it appears whole or not at all.
 fn write_note(path: &Path, note: &KeptByName) {
     let written = || -> std::io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));

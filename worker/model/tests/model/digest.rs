@@ -86,3 +86,41 @@ fn a_note_that_is_spoilt_or_cannot_be_written_is_done_without() {
     let no_folder = folder.path().join("config.json");
     assert_eq!(digest(folder.path(), Some(&no_folder)), expected);
 }
+
+/// Of ranks that start at once, one hashes: the others find its note when it is done.
+#[test]
+fn whoever_finds_the_files_being_hashed_waits_for_the_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let shape =
+        Shape { family: "glm", heads: 2, kv_heads: 1, head_dim: 8, ffn: 16, vocab: 16, tied: true };
+    random::write(folder.path(), shape);
+    age(folder.path(), Duration::from_secs(60));
+    let caches = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [cache, elsewhere] = caches.each_ref().map(|cache| cache.path());
+    let (expected, all_bytes) = digest(folder.path(), Some(elsewhere));
+    assert!(all_bytes > 0);
+    let note = fs::read_dir(elsewhere).unwrap().map(|file| file.unwrap().path());
+    let note = note.into_iter().find(|path| path.extension() == Some("json".as_ref())).unwrap();
+
+    // This test is the rank that hashes.
+    let kept = cache.join(note.file_name().unwrap());
+    let held = fs::File::create(kept.with_extension("lock")).unwrap();
+    held.lock().unwrap();
+    let (tell, heard) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let checkpoint = Checkpoint::open(folder.path()).unwrap();
+            checkpoint.digest(Some(cache), &mut |progress| tell.send(progress).unwrap()).unwrap()
+        });
+        // However late the other comes, it reads nothing; were it not to wait, it would be seen within this time.
+        let read = heard.recv_timeout(Duration::from_millis(200));
+        assert!(read.is_err(), "the other rank hashes as well: {read:?}");
+        fs::copy(&note, &kept).unwrap();
+        drop(held);
+        assert_eq!(other.join().unwrap(), expected);
+        assert!(heard.try_recv().is_err(), "all was in the note");
+    });
+    // A lock that its holder left is nobody's.
+    age(folder.path(), Duration::from_secs(30));
+    assert_eq!(digest(folder.path(), Some(cache)), (expected, all_bytes));
+}
