@@ -1,5 +1,7 @@
 //! Which group is this, and what can a caller do when it does not answer?
 
+use std::time::Duration;
+
 use glint_core::{Epoch, Failure, GroupId, Kind, ModelId};
 use glint_fleet::Keys;
 
@@ -40,6 +42,9 @@ pub(crate) enum GroupError {
     /// The process ends.
     #[error("group {group} has ended, ask another one")]
     Over { group: GroupId },
+    /// Its engine stands still, and nobody has found out why yet.
+    #[error("group {group} did not answer within {waited:?}, ask another one")]
+    Stuck { group: GroupId, waited: Duration },
     /// The caller read too slowly.
     #[error("{unread_tokens} tokens of the answer are unread, the sequence was ended")]
     TooSlow { unread_tokens: usize },
@@ -54,7 +59,9 @@ pub(crate) enum GroupError {
 impl Failure for GroupError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Failed { .. } | Self::Forming { .. } | Self::Over { .. } => Kind::Unavailable,
+            Self::Failed { .. } | Self::Forming { .. } | Self::Over { .. } | Self::Stuck { .. } => {
+                Kind::Unavailable
+            }
             Self::TooSlow { .. } => Kind::Cancelled,
             Self::Deadline => Kind::Deadline,
             Self::Sequence => Kind::Internal,

@@ -187,10 +187,10 @@ impl Leader {
         info!(group = %self.identity.group, %epoch, "the group drains");
         registration.put(self.identity.group_key(), &self.record(epoch, v1::GroupState::Draining));
         self.readiness.not_ready("group", "it drains");
-        // An engine that is gone has ended the bond.
-        let _gone = live.drain().await;
         let mut load = live.load.clone();
         let drained = async {
+            // An engine that is gone has ended the bond; one that stands still may yet obey, and is waited for below.
+            let _gone = live.drain().await;
             drain.draining().await;
             let is_empty = |report: &Arc<LoadReport>| report.snapshot.draining && !report.is_busy();
             let _gone = load.wait_for(is_empty).await;

@@ -7,13 +7,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use futures::Stream;
 use glint_engine::Event;
 use glint_proto::{status, v1};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tonic::Status;
 use v1::generate_response::Event as Wire;
 
@@ -117,12 +117,11 @@ impl Reader {
         Self(outbox)
     }
 
-    /// Returns the stream of messages; it ends with the sequence, or at the deadline, `timeout` from now.
+    /// Returns the stream of messages; it ends with the sequence, or at the deadline.
     pub(crate) fn messages(
         self,
-        timeout: Option<Duration>,
+        deadline: Option<Instant>,
     ) -> impl Stream<Item = Result<v1::GenerateResponse, Status>> + Send + 'static {
-        let deadline = timeout.map(|timeout| tokio::time::Instant::now() + timeout);
         futures::stream::unfold(Some(self), move |reader| async move {
             let reader = reader?;
             match reader.next(deadline).await {
@@ -132,7 +131,7 @@ impl Reader {
         })
     }
 
-    async fn next(&self, deadline: Option<tokio::time::Instant>) -> Taken {
+    async fn next(&self, deadline: Option<Instant>) -> Taken {
         loop {
             if let Some(taken) = self.0.take() {
                 return taken;
@@ -158,6 +157,8 @@ impl Drop for Reader {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::StreamExt;
     use glint_core::{FinishReason, Usage};
     use glint_engine::SequenceId;
@@ -203,7 +204,8 @@ mod tests {
     async fn a_stream_ends_at_its_deadline() {
         let outbox = Arc::new(Outbox::default());
         let reader = Reader::new(Arc::clone(&outbox));
-        let messages: Vec<_> = reader.messages(Some(Duration::from_secs(3))).collect().await;
+        let messages: Vec<_> =
+            reader.messages(Some(Instant::now() + Duration::from_secs(3))).collect().await;
         assert_eq!(messages[0].as_ref().unwrap_err().code(), tonic::Code::DeadlineExceeded);
         assert!(outbox.is_abandoned());
     }

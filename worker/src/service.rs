@@ -9,7 +9,8 @@ use glint_core::{BLOCK_SIZE_TOKENS, Failure, Kind, Numerics, SamplingParams};
 use glint_engine::EngineRequest;
 use glint_proto::v1::worker_server::Worker as WorkerCalls;
 use glint_proto::{deadline, status, v1};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
@@ -63,15 +64,6 @@ impl WorkerService {
     }
 }
 
-/// Returns why the engine did not answer.
-fn gone(live: &Live) -> Status {
-    let group = live.group.clone();
-    match live.bond.ended() {
-        Some(fault) => status(&live.failed(fault.clone())),
-        None => status(&GroupError::Over { group }),
-    }
-}
-
 fn check_name(router: &str) -> Result<(), Status> {
     match router.len() {
         bytes if bytes > ROUTER_BYTES_MAX => Err(status(&BadRequest::LongName { bytes })),
@@ -89,7 +81,8 @@ impl WorkerCalls for WorkerService {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let timeout = deadline::timeout(request.metadata());
+        let deadline =
+            deadline::timeout(request.metadata()).map(|timeout| Instant::now() + timeout);
         let live = self.live()?;
         let request = request.into_inner();
         check_name(&request.router)?;
@@ -108,15 +101,14 @@ impl WorkerCalls for WorkerService {
         let outbox = Arc::new(Outbox::default());
         // Made before the engine hears of it: a caller that goes while it waits is found gone.
         let reader = Reader::new(Arc::clone(&outbox));
-        let (reply, admitted) = oneshot::channel();
-        let command = Command::Add { request: Box::new(request), outbox, reply };
-        live.commands.send(command).await.map_err(|_| gone(&live))?;
-        if let Err(refused) = admitted.await.map_err(|_| gone(&live))? {
+        let request = Box::new(request);
+        let admitted = live.ask(deadline, |reply| Command::Add { request, outbox, reply });
+        if let Err(refused) = admitted.await.map_err(|error| status(&error))? {
             debug!(request = request_id, error = %refused, "a request was refused");
             return Err(status(&refused));
         }
         debug!(request = request_id, prompt_tokens = given, "a request was taken");
-        Ok(Response::new(reader.messages(timeout).boxed()))
+        Ok(Response::new(reader.messages(deadline).boxed()))
     }
 
     async fn watch(
@@ -178,9 +170,15 @@ impl WorkerCalls for WorkerService {
     ) -> Result<Response<v1::DrainResponse>, Status> {
         self.front.drain();
         // Once this is answered, the engine takes nothing new: the wait is for its step to end.
-        let in_flight_sequences = match self.front.live() {
+        let drained = match self.front.live() {
             Ok(live) => live.drain().await,
-            Err(_not_live) => 0,
+            Err(not_live) => Err(not_live),
+        };
+        let in_flight_sequences = match drained {
+            Ok(sequences) => sequences,
+            Err(error @ GroupError::Stuck { .. }) => return Err(status(&error)),
+            // There is no engine that could have any.
+            Err(_gone) => 0,
         };
         Ok(Response::new(v1::DrainResponse { in_flight_sequences }))
     }

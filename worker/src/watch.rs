@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glint_proto::{status, v1};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Status;
 use v1::watch_frame::Frame;
 
 use crate::block_log;
 use crate::engine_thread::Command;
+use crate::group::GroupError;
 use crate::leader::Live;
 use glint_core::load::{REPORT_BUSY, REPORT_IDLE};
 
@@ -21,21 +22,24 @@ pub(crate) const FRAMES_MAX: usize = 16;
 
 pub(crate) type Frames = mpsc::Sender<Result<v1::WatchFrame, Status>>;
 
-/// The router no longer listens, or the engine has ended.
-struct Gone;
+/// Why a watch does not go on.
+enum Gone {
+    /// Nobody listens.
+    Router,
+    /// The group does not answer any more.
+    Group(GroupError),
+}
 
 /// Sends frames until the router goes or the epoch ends.
 pub(crate) async fn serve(live: Arc<Live>, request: v1::WatchRequest, frames: Frames) {
     let watching = live.routers.watches(&request.router);
-    tokio::select! {
-        // Ends as well when the engine does, which is the end of the epoch.
-        _gone = follow(&live, &request, &watching, &frames) => {}
-        _over = live.bond.over() => {}
-    }
-    if let Some(fault) = live.bond.ended() {
-        let failed = live.failed(fault.clone());
+    let ended = tokio::select! {
+        ended = follow(&live, &request, &watching, &frames) => ended,
+        fault = live.bond.over() => Err(Gone::Group(live.failed(fault))),
+    };
+    if let Err(Gone::Group(error)) = ended {
         // Full: the router is slow, and finds the stream ended without a word.
-        let _slow = frames.try_send(Err(status(&failed)));
+        let _slow = frames.try_send(Err(status(&error)));
     }
 }
 
@@ -78,10 +82,10 @@ async fn follow(
             continue;
         }
         tokio::select! {
-            changed = changes.changed() => changed.map_err(|_| Gone)?,
-            changed = loads.changed() => changed.map_err(|_| Gone)?,
+            changed = changes.changed() => changed.map_err(|_| Gone::Group(live.gone()))?,
+            changed = loads.changed() => changed.map_err(|_| Gone::Group(live.gone()))?,
             () = tokio::time::sleep(due) => {}
-            () = frames.closed() => return Err(Gone),
+            () = frames.closed() => return Err(Gone::Router),
         }
     }
 }
@@ -101,9 +105,8 @@ fn due_in(now: &LoadReport, reported: Option<&(Arc<LoadReport>, Instant)>) -> Du
 
 /// Sends all cached blocks in chunks and returns the sequence that they stand for.
 async fn snapshot(live: &Live, frames: &Frames) -> Result<u64, Gone> {
-    let (reply, answer) = oneshot::channel();
-    live.commands.send(Command::Snapshot { reply }).await.map_err(|_| Gone)?;
-    let (sequence, runs) = answer.await.map_err(|_| Gone)?;
+    let asked = live.ask(None, |reply| Command::Snapshot { reply });
+    let (sequence, runs) = asked.await.map_err(Gone::Group)?;
     let mut chunks = block_log::messages(runs);
     if chunks.is_empty() {
         chunks.push(Vec::new());
@@ -118,7 +121,7 @@ async fn snapshot(live: &Live, frames: &Frames) -> Result<u64, Gone> {
 }
 
 async fn send(frames: &Frames, frame: Frame) -> Result<(), Gone> {
-    frames.send(Ok(v1::WatchFrame { frame: Some(frame) })).await.map_err(|_| Gone)
+    frames.send(Ok(v1::WatchFrame { frame: Some(frame) })).await.map_err(|_| Gone::Router)
 }
 
 #[cfg(test)]

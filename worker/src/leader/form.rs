@@ -12,7 +12,7 @@ use v1::leader_message::Message;
 use super::executor::{GroupExecutor, Progress};
 use super::join::leader_word;
 use super::seats::Seat;
-use super::{Leader, Live};
+use super::{Leader, Live, STEP_TIMEOUT_SLACK};
 use crate::block_log::BlockLog;
 use crate::bond::{Bond, Fault};
 use crate::config::{CollectiveKind, Switch};
@@ -157,6 +157,7 @@ impl Leader {
             routers: Arc::clone(&self.front.routers),
             context_tokens,
             kv_blocks,
+            answer_timeout: self.flags.step_timeout + 2 * STEP_TIMEOUT_SLACK,
         };
         Ok((Arc::new(live), ended))
     }

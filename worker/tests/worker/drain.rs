@@ -45,6 +45,20 @@ async fn a_stop_cuts_what_still_runs() {
 }
 
 #[tokio::test]
+async fn a_stop_does_not_wait_for_a_step_to_end() {
+    let registry = Registry::new();
+    let endless = "--device=sim:prefill=0,step=600s,sequence=0us,end=0";
+    let (group, mut client) = registry.one(&[endless]).await;
+    let running = client.generate(request(0..5, 10)).await.unwrap().into_inner();
+    group.drain.begin();
+    registry.group(|record| record.state() == v1::GroupState::Draining).await;
+    group.drain.stop();
+    let status = broken(running).await;
+    assert!(status.message().contains("was stopped"), "{status}");
+    group.ended().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_group_of_several_ranks_drains_as_one() {
     let registry = Registry::new();
     let size = "--world-size=2";
