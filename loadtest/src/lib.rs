@@ -7,6 +7,8 @@
 //!
 //! Start with [`plan`], then [`record`] and [`report`].
 
+pub mod compare;
 pub mod plan;
 pub mod record;
+pub mod render;
 pub mod report;

@@ -88,6 +88,9 @@ pub struct Run {
     pub load: String,
     /// Intended request rate of an open loop, requests/s.
     pub rate: Option<f64>,
+    /// The run's begin, UTC, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
     /// Seconds since the run's begin that were measured: from the end of the warm-up to the begin of the cool-down.
     pub measured_from_s: f64,
     /// See `measured_from_s`.
@@ -305,8 +308,8 @@ pub struct Difference {
     pub a: f64,
     /// Of the second.
     pub b: f64,
-    /// `b / a`, with its 95 % confidence interval where there are repeats.
-    pub ratio: f64,
+    /// `b / a`, with its 95 % confidence interval where there are repeats; absent where `a` is 0.
+    pub ratio: Option<f64>,
     /// See `ratio`.
     pub ratio_low: Option<f64>,
     /// See `ratio`.
