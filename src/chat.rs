@@ -43,6 +43,9 @@ pub(crate) struct Config {
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let client = reqwest::Client::new();
     let url = config.url.trim_end_matches('/');
+    if !reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http") {
+        bail!("--url {url} is no address of a router: write it like http://127.0.0.1:8080");
+    }
     let model = match &config.model {
         Some(model) => model.clone(),
         None => first_model(&client, url).await?,

@@ -39,6 +39,8 @@ enum Role {
     Model(inspect::Command),
     /// Talks to a running cluster from the terminal.
     Chat(chat::Config),
+    /// Measures any server of a language model, and finds its limit.
+    Loadtest(glint_loadtest::LoadtestConfig),
 }
 
 #[derive(clap::Args)]
@@ -78,12 +80,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let default_filter = match &cli.role {
         // Its terminal belongs to progress bars and to what is odd.
-        Role::Up(_) | Role::Chat(_) => "warn",
+        Role::Up(_) | Role::Chat(_) | Role::Loadtest(_) => "warn",
         Role::Router(_) | Role::Worker(_) | Role::Model(_) => "info",
     };
     let logging = logging::init(&cli.log, default_filter);
     match logging.map_err(Into::into).and_then(|()| run(cli.role, cli.log.log.as_deref())) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // The whole chain on one line: "what failed: why".
             eprintln!("error: {error:#}");
@@ -92,10 +94,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(role: Role, log: Option<&str>) -> anyhow::Result<()> {
-    // Looking into files needs no runtime.
+/// Exit code of a load test whose assertions do not hold; 1 is a failure to test, 2 a wrong flag.
+const GATE_FAILED: u8 = 3;
+
+fn run(role: Role, log: Option<&str>) -> anyhow::Result<ExitCode> {
+    // Looking into files needs no runtime, and a load test makes its own.
     let role = match role {
-        Role::Model(command) => return inspect::run(&command),
+        Role::Model(command) => return inspect::run(&command).map(|()| ExitCode::SUCCESS),
+        Role::Loadtest(config) => {
+            return Ok(match glint_loadtest::run(config)? {
+                glint_loadtest::Gate::Passed => ExitCode::SUCCESS,
+                glint_loadtest::Gate::Failed => ExitCode::from(GATE_FAILED),
+            });
+        }
         Role::Up(_) | Role::Router(_) | Role::Worker(_) | Role::Chat(_) => role,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -113,12 +124,12 @@ fn run(role: Role, log: Option<&str>) -> anyhow::Result<()> {
                 glint_worker::run(role.config, drain).await.map_err(Into::into)
             }
             Role::Chat(config) => chat::run(config).await,
-            Role::Model(_) => unreachable!("handled above"),
+            Role::Model(_) | Role::Loadtest(_) => unreachable!("handled above"),
         }
     });
     // A blocked read of standard input must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(500));
-    result
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 /// Begins to drain when whoever started this process closes its standard input or is gone, and stops after `grace`.

@@ -8,9 +8,9 @@
 mod figure;
 mod spread;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::report::{Comparison, Difference, Report, Run, Verdict};
+use crate::report::{Comparison, Difference, Interval, Report, Run, Verdict};
 use figure::{FIGURES, Figure, Scale};
 pub use spread::student_t975;
 
@@ -53,6 +53,19 @@ pub fn files(names: [&str; 2], a: &Report, b: &Report, tolerance: f64) -> Compar
 #[must_use]
 pub fn runs(names: [&str; 2], a: &[&Run], b: &[&Run], tolerance: f64) -> Comparison {
     conclude(names, compare(a, b, tolerance), None)
+}
+
+/// The mean of each figure over repeats of one load, with its 95 % interval; empty for fewer than two.
+#[must_use]
+pub fn intervals(runs: &[Run]) -> BTreeMap<String, Interval> {
+    if runs.len() < 2 {
+        return BTreeMap::new();
+    }
+    let one = |figure: &Figure| {
+        let values = figure.values(runs);
+        (values.len() == runs.len()).then(|| (figure.name().to_owned(), spread::interval(&values)))
+    };
+    FIGURES.iter().filter_map(one).collect()
 }
 
 fn loads(report: &Report) -> Vec<&str> {

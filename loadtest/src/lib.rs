@@ -5,10 +5,27 @@
 //! seen by all who would have asked meanwhile, not only by those who had. Measures add records up, a [`report::Report`] is what
 //! is written down.
 //!
-//! Start with [`plan`], then [`record`] and [`report`].
+//! Start with [`plan`], then [`drive`], [`record`] and [`report`]. [`run`] is the command line.
 
+pub mod arrivals;
+mod commands;
 pub mod compare;
+mod config;
+pub mod drive;
+pub mod findmax;
+mod live;
+pub mod measure;
 pub mod plan;
 pub mod record;
 pub mod render;
 pub mod report;
+pub mod scrape;
+pub mod slo;
+pub mod target;
+pub mod tokens;
+pub mod trace;
+pub mod verify;
+pub mod workload;
+
+pub use commands::{Gate, run};
+pub use config::LoadtestConfig;

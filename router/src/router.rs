@@ -8,7 +8,6 @@ use glint_core::RouterId;
 use glint_fleet::{Fleet, FleetError, Keys, Registration};
 use glint_proto::v1::RouterRecord;
 use glint_service::{Admin, Drain, admin};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -25,13 +24,13 @@ const LEASE_TTL: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum RouterError {
     /// The registry's URL is none.
-    #[error("--fleet: {0}")]
+    #[error("--fleet names no registry that can be used")]
     Fleet(#[from] FleetError),
     /// A port cannot be had, or a listener broke.
-    #[error("{0}")]
+    #[error(transparent)]
     Listen(#[from] std::io::Error),
     /// The gRPC server broke.
-    #[error("the gRPC server failed: {0}")]
+    #[error("the gRPC server failed")]
     Grpc(#[from] tonic::transport::Error),
 }
 
@@ -59,14 +58,14 @@ pub async fn run(config: RouterConfig, drain: Drain) -> Result<(), RouterError> 
 }
 
 impl Router {
-    /// Binds the ports. The registry may still be away.
+    /// Finds the registry and binds the ports.
     ///
     /// # Errors
     ///
-    /// A port cannot be had, or `--fleet` names no registry.
+    /// A port cannot be had, or `--fleet` names no registry, or an etcd that does not answer.
     pub async fn bind(config: RouterConfig) -> Result<Self, RouterError> {
-        let fleet = glint_fleet::open(&config.fleet)?;
-        raise_open_files();
+        let fleet = glint_fleet::connect(&config.fleet).await?;
+        glint_service::limits::raise_open_files();
         let at = |port| SocketAddr::new(config.host, port);
         let http = admin::bind(at(config.port), "HTTP").await?;
         let grpc = admin::bind(at(config.grpc_port), "gRPC").await?;
@@ -150,15 +149,6 @@ impl Router {
         registration.close().await;
         info!(router = %self.id, "router ended");
         ended
-    }
-}
-
-/// Each connection is a file, and many systems allow 1024 until a process asks for what it may have.
-fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        warn!(error = %error, "cannot raise the limit of open files");
     }
 }
 

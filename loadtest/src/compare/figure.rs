@@ -82,12 +82,18 @@ impl Figure {
         FIGURES.iter().find(|figure| figure.name == name).map_or(Scale::Ratio, |f| f.scale)
     }
 
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its value in each run that has it.
+    pub(super) fn values<'a>(&self, runs: impl IntoIterator<Item = &'a Run>) -> Vec<f64> {
+        runs.into_iter().filter_map(|run| (self.of)(&run.summary)).collect()
+    }
+
     /// Compares it; nothing where one side does not have it.
     pub(super) fn compare(&self, a: &[&Run], b: &[&Run], tolerance: f64) -> Option<Difference> {
-        let values = |runs: &[&Run]| -> Vec<f64> {
-            runs.iter().filter_map(|run| (self.of)(&run.summary)).collect()
-        };
-        let (xs, ys) = (values(a), values(b));
+        let (xs, ys) = (self.values(a.iter().copied()), self.values(b.iter().copied()));
         if xs.is_empty() || ys.is_empty() {
             return None;
         }

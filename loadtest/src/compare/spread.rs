@@ -1,5 +1,7 @@
 //! How far apart are two sets of numbers, and how far may chance alone have put them?
 
+use crate::report::Interval;
+
 /// Two means, what lies between them, and its 95 % interval where the repeats allow one.
 pub(super) struct Estimate {
     pub(super) a: f64,
@@ -55,6 +57,13 @@ fn moments(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (mean, squares / (n - 1.0) / n)
+}
+
+/// The mean of two or more repeats and its interval of Student's t.
+pub(super) fn interval(values: &[f64]) -> Interval {
+    let (mean, variance) = moments(values);
+    let half = student_t975((values.len() - 1) as f64) * variance.sqrt();
+    Interval { mean, low: mean - half, high: mean + half, repeats: values.len() }
 }
 
 /// `mean(ys) - mean(xs)` with the interval of B. L. Welch, "The generalization of 'Student's' problem when several different

@@ -96,7 +96,11 @@ impl Admin {
 /// When the address is taken or not this machine's.
 pub async fn bind(address: SocketAddr, what: &str) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|e| {
-        std::io::Error::new(e.kind(), format!("cannot listen on {address} for {what}: {e}"))
+        let advice = match e.kind() {
+            std::io::ErrorKind::AddrInUse => ": choose another port, or end what listens there",
+            _ => "",
+        };
+        std::io::Error::new(e.kind(), format!("cannot listen on {address} for {what}: {e}{advice}"))
     })
 }
 

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod drain;
 pub mod flags;
+pub mod limits;
 pub mod logging;
 
 pub use admin::{Admin, Readiness};

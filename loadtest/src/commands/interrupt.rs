@@ -1,0 +1,52 @@
+//! What does Ctrl-C do?
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use parking_lot::Mutex;
+
+use crate::drive::Watch;
+
+/// The first Ctrl-C starts nothing more and lets answers end, the second cuts them; what was measured is reported either way.
+#[derive(Clone, Default)]
+pub(super) struct Interrupt {
+    happened: Arc<AtomicBool>,
+    running: Arc<Mutex<Option<Watch>>>,
+}
+
+impl Interrupt {
+    /// Listens from now on.
+    pub(super) fn listen() -> std::io::Result<Self> {
+        let interrupt = Self::default();
+        let listening = interrupt.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("interrupt".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                while tokio::signal::ctrl_c().await.is_ok() {
+                    let again = listening.happened.swap(true, Ordering::Relaxed);
+                    match &*listening.running.lock() {
+                        Some(watch) if again => watch.cut(),
+                        Some(watch) => watch.stop(),
+                        None => {}
+                    }
+                }
+            });
+        })?;
+        Ok(interrupt)
+    }
+
+    /// This test is to be ended.
+    pub(super) fn ends(&self, watch: &Watch) {
+        *self.running.lock() = Some(watch.clone());
+        if self.happened() {
+            watch.stop();
+        }
+    }
+
+    /// Whether the user wants it to end.
+    pub(super) fn happened(&self) -> bool {
+        self.happened.load(Ordering::Relaxed)
+    }
+}

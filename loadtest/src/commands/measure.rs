@@ -1,0 +1,134 @@
+//! `run`, `sweep`, `find-max` and `compare`.
+
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::{Gate, bench::Bench, output};
+use crate::{
+    arrivals::Rates,
+    compare,
+    config::{CompareConfig, FindMaxConfig, RunConfig, SweepConfig},
+    drive::Watch,
+    findmax::{self, Search},
+    report::{FindMax, Kind, Run},
+};
+
+/// Streams that wait over that many seconds of intended requests: a probe need not go on.
+const HOPELESS_S: f64 = 10.0;
+
+fn never(_: &Watch) -> bool {
+    false
+}
+
+pub(super) fn run(config: &RunConfig) -> anyhow::Result<Gate> {
+    let bench = &config.bench;
+    output::check(&bench.output)?;
+    let load = bench.load(config.rate.as_ref())?;
+    let mut bench = Bench::new(bench)?;
+    let mut runs = Vec::new();
+    for round in 0..u64::from(config.repeats) {
+        runs.push(bench.measure(0, (&load, config.rate.as_ref()), round, never)?);
+        if bench.interrupt.happened() {
+            break;
+        }
+    }
+    let mut report = bench.report(Kind::Run, runs);
+    report.intervals = compare::intervals(&report.runs);
+    output::finish(report, &config.bench.output)
+}
+
+pub(super) fn sweep(config: &SweepConfig) -> anyhow::Result<Gate> {
+    refuse_concurrency(config.bench.load.concurrency)?;
+    output::check(&config.bench.output)?;
+    let mut bench = Bench::new(&config.bench)?;
+    let mut runs = Vec::new();
+    for &rate in &config.rates {
+        let rates = Rates::constant(rate)?;
+        let load = config.bench.load(Some(&rates))?;
+        runs.push(bench.measure(0, (&load, Some(&rates)), 0, never)?);
+        if bench.interrupt.happened() {
+            break;
+        }
+    }
+    output::finish(bench.report(Kind::Sweep, runs), &config.bench.output)
+}
+
+pub(super) fn find_max(config: &FindMaxConfig) -> anyhow::Result<Gate> {
+    refuse_concurrency(config.bench.load.concurrency)?;
+    if !(config.lowest > 0.0 && config.lowest <= config.highest && config.tolerance_percent > 0.0) {
+        bail!("--lowest must be above 0 and not above --highest, and --tolerance-percent above 0");
+    }
+    output::check(&config.bench.output)?;
+    let slo = config.bench.load.slo.clone();
+    let mut bench = Bench::new(&config.bench)?;
+    let mut search = Search::new(
+        config.from,
+        config.lowest,
+        config.highest,
+        config.tolerance_percent / 100.0,
+    );
+    let mut runs: Vec<Run> = Vec::new();
+    while let Some(rate) = search.next_rate() {
+        let rates = Rates::constant(rate)?;
+        let load = config.bench.load(Some(&rates))?;
+        let hopeless = move |watch: &Watch| {
+            let running = watch.look(crate::measure::Measures::running) as f64;
+            watch.elapsed() > Duration::from_secs(2) && running > 64.0 + HOPELESS_S * rate
+        };
+        let run = bench.measure(0, (&load, Some(&rates)), runs.len() as u64, hopeless)?;
+        if bench.interrupt.happened() {
+            break;
+        }
+        search.tell(rate, findmax::judge(&run, &slo));
+        runs.push(run);
+    }
+    let mut report = bench.report(Kind::FindMax, runs);
+    let found = search.answer();
+    report.warnings.extend(doubt(&found));
+    let none = found.rate.is_none();
+    report.find_max = Some(found);
+    let gate = output::finish(report, &config.bench.output)?;
+    Ok(if none { Gate::Failed } else { gate })
+}
+
+fn doubt(found: &FindMax) -> Option<String> {
+    match (found.rate, found.above) {
+        (None, _) => Some("not even the lowest rate met the objectives".to_owned()),
+        (Some(rate), None) => {
+            Some(format!("{rate} requests/s, the highest rate tried, still met the objectives: the limit lies above"))
+        }
+        (Some(_), Some(_)) => None,
+    }
+}
+
+pub(super) fn compare(config: &CompareConfig) -> anyhow::Result<Gate> {
+    let bench = &config.bench;
+    output::check(&bench.output)?;
+    let load = bench.load(config.rate.as_ref())?;
+    let mut bench = Bench::new(bench)?;
+    bench.add(&config.url_b, config.model_b.as_deref())?;
+    let mut runs = Vec::new();
+    'rounds: for round in 0..u64::from(config.rounds) {
+        for target in [0, 1] {
+            runs.push(bench.measure(target, (&load, config.rate.as_ref()), round, never)?);
+            if bench.interrupt.happened() {
+                break 'rounds;
+            }
+        }
+    }
+    let mut report = bench.report(Kind::Compare, runs);
+    let of = |target| report.runs.iter().filter(|run| run.target == target).collect::<Vec<_>>();
+    let names = [report.targets[0].url.as_str(), report.targets[1].url.as_str()];
+    let comparison =
+        compare::runs(names, &of(0), &of(1), config.tolerance.percent / 100.0);
+    report.comparison = Some(comparison);
+    output::finish(report, &config.bench.output)
+}
+
+fn refuse_concurrency(concurrency: Option<usize>) -> anyhow::Result<()> {
+    if concurrency.is_some() {
+        bail!("rates are tried in an open loop: leave --concurrency out");
+    }
+    Ok(())
+}

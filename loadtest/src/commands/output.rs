@@ -1,0 +1,79 @@
+//! Where does a result go?
+
+use std::path::Path;
+
+use anyhow::bail;
+
+use super::{Gate, print};
+use crate::{
+    config::OutputConfig,
+    render,
+    report::{Assertion, Report, Run},
+    slo::Condition,
+};
+
+/// Finds out before the test that a file can be written where it is to go.
+pub(super) fn check(config: &OutputConfig) -> anyhow::Result<()> {
+    let paths = [&config.json, &config.html, &config.png, &config.llmd];
+    for path in paths.into_iter().flatten() {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        if !folder.is_dir() {
+            bail!("{} cannot be written: there is no folder {}", path.display(), folder.display());
+        }
+        if path.is_dir() {
+            bail!("{} cannot be written: it is a folder", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Judges, prints and writes. What cannot be written to its file is not lost: the JSON goes to standard output instead.
+pub(super) fn finish(mut report: Report, config: &OutputConfig) -> anyhow::Result<Gate> {
+    report.assertions = assertions(&report.runs, &config.assert);
+    print(&render::table(&report))?;
+    write(&report, config)?;
+    let holds = report.assertions.iter().all(|assertion| assertion.holds);
+    Ok(if holds { Gate::Passed } else { Gate::Failed })
+}
+
+/// Writes every file that is asked for; the first that fails is told after the others were tried.
+pub(super) fn write(report: &Report, config: &OutputConfig) -> anyhow::Result<()> {
+    let json = serde_json::to_vec(report)?;
+    let mut failed = None;
+    let mut put = |path: &Option<std::path::PathBuf>, bytes: Result<Vec<u8>, render::RenderError>| {
+        let Some(path) = path else { return };
+        if let Err(error) = bytes.and_then(|bytes| render::write(path, &bytes)) {
+            failed.get_or_insert(error);
+        }
+    };
+    put(&config.html, Ok(render::html(report).into_bytes()));
+    if config.png.is_some() {
+        put(&config.png, render::png(report));
+    }
+    put(&config.llmd, Ok(serde_json::to_vec_pretty(&render::llmd(report))?));
+    put(&config.json, Ok(json.clone()));
+    match failed {
+        None => Ok(()),
+        Some(error) => {
+            print(&String::from_utf8_lossy(&json))?;
+            Err(anyhow::Error::from(error).context("the result as JSON is printed above instead"))
+        }
+    }
+}
+
+/// Each condition on the worst of the runs: a repeat that fails is a failure.
+fn assertions(runs: &[Run], conditions: &[Condition]) -> Vec<Assertion> {
+    let one = |condition: &Condition| {
+        let bad = runs.iter().find(|run| !condition.holds(run)).or(runs.first());
+        let measured = bad.and_then(|run| condition.measured_as_written(run)).unwrap_or(0.0);
+        Assertion {
+            text: condition.to_string(),
+            measured,
+            holds: !runs.is_empty() && runs.iter().all(|run| condition.holds(run)),
+        }
+    };
+    conditions.iter().map(one).collect()
+}

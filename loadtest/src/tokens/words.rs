@@ -1,0 +1,31 @@
+//! Words that a tokenizer most likely has as one token, with a space before them.
+
+/// Short, common, all different.
+pub(super) const WORDS: &[&str] = &[
+    "a", "able", "about", "above", "act", "add", "age", "ago", "air", "all", "also", "am", "an",
+    "and", "any", "are", "arm", "art", "as", "ask", "at", "away", "back", "bad", "bag", "ball",
+    "bank", "bar", "base", "be", "bear", "beat", "bed", "been", "bell", "best", "big", "bird",
+    "bit", "black", "blood", "blue", "board", "boat", "body", "book", "born", "both", "box", "boy",
+    "bread", "break", "bring", "brother", "brown", "build", "burn", "bus", "but", "buy", "by",
+    "call", "can", "car", "card", "care", "carry", "case", "cat", "cause", "cell", "chair",
+    "chance", "change", "check", "child", "city", "class", "clean", "clear", "clock", "close",
+    "cloth", "cloud", "coat", "cold", "color", "come", "cook", "cool", "corn", "cost", "could",
+    "count", "court", "cover", "cross", "crowd", "cry", "cup", "cut", "dance", "dark", "day",
+    "dead", "deal", "dear", "death", "deep", "did", "dog", "door", "double", "down", "draw",
+    "dream", "dress", "drink", "drive", "drop", "dry", "duck", "dust", "each", "ear", "early",
+    "earth", "east", "easy", "eat", "edge", "egg", "eight", "end", "enough", "enter", "even",
+    "ever", "eye", "face", "fact", "fall", "family", "far", "farm", "fast", "father", "fear",
+    "feed", "feel", "feet", "few", "field", "fight", "fill", "film", "find", "fine", "fire",
+    "first", "fish", "five", "flat", "floor", "flow", "fly", "follow", "food", "foot", "for",
+    "force", "form", "found", "four", "free", "fresh", "friend", "from", "front", "fruit", "full",
+    "game", "garden", "gas", "gate", "gave", "get", "gift", "girl", "give", "glad", "glass", "go",
+    "gold", "good", "grass", "gray", "great", "green", "ground", "group", "grow", "guess", "hair",
+    "half", "hall", "hand", "happy", "hard", "hat", "have", "he", "head", "hear", "heart", "heat",
+    "heavy", "held", "help", "her", "here", "high", "hill", "him", "his", "hit", "hold", "hole",
+    "home", "hope", "horse", "hot", "hour", "house", "how", "huge", "ice", "idea", "if", "in",
+    "inch", "iron", "is", "island", "it", "job", "join", "jump", "just", "keep", "key", "kill",
+    "kind", "king", "knee", "know", "lady", "lake", "land", "large", "last", "late", "laugh",
+    "law", "lay", "lead", "leaf", "learn", "leave", "left", "leg", "less", "let", "letter",
+    "level", "lie", "life", "lift", "light", "like", "line", "list", "listen", "little", "live",
+    "long", "look", "lost", "lot", "loud", "love", "low",
+];
