@@ -2,7 +2,8 @@
 
 use glint_core::{Failure, Kind};
 
-/// A failure that starting the same process again would not cure, or only a person can.
+/// A failure that only a person can cure, but for those of [`Kind::Unavailable`]: a process that is started again later may
+/// find that they have passed.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// Flags that contradict each other or the model.
@@ -11,7 +12,7 @@ pub enum WorkerError {
     /// The checkpoint cannot be used.
     #[error("{0}")]
     Model(String),
-    /// The registry's URL is none.
+    /// The registry's URL is none, or names an etcd that does not answer.
     #[error(transparent)]
     Fleet(#[from] glint_fleet::FleetError),
     /// A port cannot be had, or a thread not be started.
@@ -35,7 +36,8 @@ impl Failure for WorkerError {
         match self {
             Self::Config(_) | Self::Model(_) => Kind::Invalid,
             Self::Fleet(error) => error.kind(),
-            Self::System(_) | Self::ServerEnded { .. } | Self::Lost(_) => Kind::Internal,
+            Self::ServerEnded { .. } => Kind::Unavailable,
+            Self::System(_) | Self::Lost(_) => Kind::Internal,
         }
     }
 }

@@ -54,19 +54,19 @@ pub struct Worker {
 ///
 /// # Errors
 ///
-/// [`WorkerError`]: what starting again would not cure.
+/// [`WorkerError`]: why it does not start, or not go on.
 pub async fn run(config: WorkerConfig, drain: Drain) -> Result<(), WorkerError> {
     Worker::bind(config).await?.serve(drain).await
 }
 
 impl Worker {
-    /// Checks flags and checkpoint and takes the ports. Weights are loaded by [`Worker::serve`].
+    /// Finds the registry, checks flags and checkpoint, and takes the ports. Weights are loaded by [`Worker::serve`].
     ///
     /// # Errors
     ///
     /// One sentence about what is wrong.
     pub async fn bind(config: WorkerConfig) -> Result<Self, WorkerError> {
-        let fleet = glint_fleet::open(&config.fleet)?;
+        let fleet = glint_fleet::connect(&config.fleet).await?;
         Self::bind_in(config, fleet).await
     }
 
@@ -110,7 +110,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// [`WorkerError`]: what starting again would not cure.
+    /// [`WorkerError`]: why it does not start, or not go on.
     pub async fn serve(self, drain: Drain) -> Result<(), WorkerError> {
         let Self { flags, model, fleet, listener, admin_listener } = self;
         let address = advertised(&flags, listener.local_addr()?);

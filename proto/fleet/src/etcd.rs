@@ -1,5 +1,6 @@
 //! A registry in etcd.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,11 +68,28 @@ async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Fl
         Error::GRpcStatus(status) if status.code() == Code::ResourceExhausted => {
             FleetError::Full { reason: status.message().to_owned() }
         }
-        error => FleetError::away(&error),
+        error => FleetError::Away { reason: reason(&error) },
     };
     match tokio::time::timeout(TIMEOUT, call).await {
         Ok(answer) => answer.map_err(failed),
         Err(_elapsed) => Err(FleetError::Away { reason: format!("no answer within {TIMEOUT:?}") }),
+    }
+}
+
+/// Says what failed, and the first cause: a status prints all of its fields, and the causes between are wrappers.
+fn reason(error: &Error) -> String {
+    let (failed, mut causes) = match error {
+        Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
+        error => (error.to_string(), error.source()),
+    };
+    let mut first = None;
+    while let Some(cause) = causes {
+        first = Some(cause);
+        causes = cause.source();
+    }
+    match first {
+        Some(first) => format!("{failed}: {first}"),
+        None => failed,
     }
 }
 
@@ -103,7 +121,7 @@ impl Lookable for Inner {
                 .map(Ok)
                 .collect();
             let later = watch
-                .map_err(|error| FleetError::away(&error))
+                .map_err(|error| FleetError::Away { reason: reason(&error) })
                 .try_take_while(move |response| {
                     futures::future::ready(Ok(goes_on(response, revision)))
                 })

@@ -33,6 +33,11 @@ pub use registration::{Registration, Settled};
 pub use remote::Remote;
 pub use serve::serve;
 
+use backoff::Backoff;
+
+/// For the first answer of an etcd; one that starts at the same moment gets so long.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Names a lease within one registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub u64);
@@ -152,7 +157,7 @@ impl<F: Fleet + ?Sized> Fleet for Arc<F> {
 /// Returns the registry that a `--fleet` flag names: `remote:http://HOST:PORT`, `etcd:http://HOST:PORT[,…]`, or
 /// `memory:`, an empty one that only this process knows.
 ///
-/// Nothing is reached yet: a registry that is away is waited for. Must be called within a tokio runtime.
+/// Nothing is reached yet: a registry that is away is waited for; see [`connect`]. Must be called within a tokio runtime.
 ///
 /// # Errors
 ///
@@ -165,6 +170,44 @@ pub fn open(url: &str) -> Result<Arc<dyn Fleet>, FleetError> {
         ("etcd", addresses) => Ok(Arc::new(Etcd::new(addresses.split(',')).ok_or_else(bad)?)),
         _ => Err(bad()),
     }
+}
+
+/// Like [`open`], for a process that starts: an etcd must answer within five seconds, so that a wrong address is one
+/// sentence now and not a warning for ever. Away later, it is waited for.
+///
+/// A `remote:` registry is not asked: it is a part of the cluster, and starts with it.
+///
+/// # Errors
+///
+/// The URL names no registry, or an etcd that does not answer.
+pub async fn connect(url: &str) -> Result<Arc<dyn Fleet>, FleetError> {
+    let fleet = open(url)?;
+    if let Some(addresses) = url.strip_prefix("etcd:") {
+        answers(&*fleet).await.map_err(|reason| FleetError::NoEtcd {
+            url: addresses.to_owned(),
+            within: START_TIMEOUT,
+            reason,
+        })?;
+    }
+    Ok(fleet)
+}
+
+/// Waits until a registry answers; returns what it said last if it does not.
+async fn answers(fleet: &dyn Fleet) -> Result<(), String> {
+    let mut last = "no answer".to_owned();
+    let tries = async {
+        let mut backoff = Backoff::new();
+        // No key of ours: a read that a majority agrees to, and nothing to send.
+        while let Err(error) = fleet.list("/glint-start".to_owned()).await {
+            last = match error {
+                FleetError::Away { reason } => reason,
+                error => error.to_string(),
+            };
+            backoff.pause().await;
+        }
+    };
+    let answered = tokio::time::timeout(START_TIMEOUT, tries).await;
+    answered.map_err(|_late| last)
 }
 
 /// What went wrong with the registry.
@@ -182,6 +225,19 @@ pub enum FleetError {
         /// Which bound.
         reason: String,
     },
+    /// There is none where a process that starts was told to find it.
+    #[error(
+        "cannot reach etcd at {url} within {within:?}: {reason}; start it, or give another address \
+         (--etcd of glint up, --fleet=etcd:URL of others)"
+    )]
+    NoEtcd {
+        /// Its addresses.
+        url: String,
+        /// How long was tried.
+        within: Duration,
+        /// What the transport said last.
+        reason: String,
+    },
     /// A `--fleet` flag that names no registry.
     #[error(
         "{url:?} is no registry, use etcd:http://HOST:PORT, remote:http://HOST:PORT or memory:"
@@ -195,7 +251,7 @@ pub enum FleetError {
 impl Failure for FleetError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Away { .. } => Kind::Unavailable,
+            Self::Away { .. } | Self::NoEtcd { .. } => Kind::Unavailable,
             Self::Full { .. } => Kind::Exhausted,
             Self::BadUrl { .. } => Kind::Invalid,
         }
@@ -208,12 +264,6 @@ fn is_http(url: &str) -> bool {
     uri.is_ok_and(|uri| {
         uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty())
     })
-}
-
-impl FleetError {
-    pub(crate) fn away(error: &impl std::fmt::Display) -> Self {
-        Self::Away { reason: error.to_string() }
-    }
 }
 
 #[cfg(test)]

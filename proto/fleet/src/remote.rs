@@ -64,7 +64,7 @@ async fn within<T>(
             Err(FleetError::Full { reason: status.message().to_owned() })
         }
         Ok(Err(status)) => Err(FleetError::Away { reason: status.message().to_owned() }),
-        Err(elapsed) => Err(FleetError::away(&elapsed)),
+        Err(elapsed) => Err(FleetError::Away { reason: elapsed.to_string() }),
     }
 }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use etcd_client::{CompactionOptions, DeleteOptions};
-use glint_fleet::{Bytes, Change, Fleet, Memory, Registration, Remote, serve};
+use glint_fleet::{Bytes, Change, Fleet, FleetError, Memory, Registration, Remote, connect, serve};
 use glint_proto::v1::RouterRecord;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
 use crate::etcd::{Server, fleet_at};
 use crate::link::Link;
-use crate::watcher::{Watcher, deleted, put};
+use crate::watcher::{PATIENCE, Watcher, deleted, put};
 use crate::{TTL, remote_fleet};
 
 const GROUP: &str = "/f/group";
@@ -238,4 +238,53 @@ async fn closing_is_bounded_when_the_registry_is_away() {
     assert!(closed.is_ok(), "close waits for a registry that is away");
     link.mend();
     watcher.deleted(GROUP).await;
+}
+
+#[tokio::test]
+async fn a_process_that_starts_finds_its_etcd_or_says_where_it_looked() {
+    let Some(mut etcd) = Server::start().await else { return };
+    let url = format!("etcd:http://{}", etcd.address());
+    let fleet = connect(&url).await.unwrap();
+    store(&fleet, "/f/there", "it").await;
+    etcd.stop().await;
+    // Known before, it is only away; for a process that starts now it is nowhere.
+    assert!(matches!(fleet.list("/f/".to_owned()).await, Err(FleetError::Away { .. })));
+    let error = connect(&url).await.unwrap_err().to_string();
+    let whereabouts = format!("cannot reach etcd at http://{} within 5s: ", etcd.address());
+    assert!(error.starts_with(&whereabouts) && error.contains("--etcd"), "{error}");
+    // It comes while it is looked for.
+    let (connected, ()) = tokio::join!(connect(&url), etcd.resume());
+    connected.unwrap();
+}
+
+#[tokio::test]
+async fn a_registry_that_comes_with_the_cluster_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("remote:http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    assert!(connect(&url).await.is_ok());
+    assert!(connect("memory:").await.is_ok());
+}
+
+#[tokio::test]
+async fn an_address_where_no_etcd_is_ends_in_one_sentence() {
+    // One takes connections and says nothing, at the other nobody listens.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = TcpSocket::new_v4().unwrap();
+    closed.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let urls =
+        [silent.local_addr(), closed.local_addr()].map(|at| format!("http://{}", at.unwrap()));
+    let asked = urls.map(|url| async move {
+        let asked = tokio::time::timeout(PATIENCE, connect(&format!("etcd:{url}"))).await;
+        let error = asked.expect("it is not waited for without end").unwrap_err().to_string();
+        (url, error)
+    });
+    let reasons = ["no answer within 3s", "tcp connect error: Connection refused (os error 111)"];
+    for ((url, error), reason) in futures::future::join_all(asked).await.into_iter().zip(reasons) {
+        let told = format!(
+            "cannot reach etcd at {url} within 5s: {reason}; start it, or give another address \
+             (--etcd of glint up, --fleet=etcd:URL of others)"
+        );
+        assert_eq!(error, told);
+    }
 }
