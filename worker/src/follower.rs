@@ -33,7 +33,8 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Follows until the drain. A drain does not cut an epoch short: the leader ends it when its sequences have ended.
+    /// Follows until the drain. A drain does not cut an epoch short: the leader hears of it, and ends the epoch when its
+    /// sequences have ended.
     pub(crate) async fn follow(self, drain: Drain) {
         let mut over: Option<Epoch> = None;
         let mut pause = pause_between_epochs();

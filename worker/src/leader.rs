@@ -1,8 +1,9 @@
 //! How does rank 0 lead its group, from epoch to epoch?
 //!
 //! ```text
-//! begin ──▶ wait for all ranks ──▶ meet ──▶ live ──fault──▶ begin …
-//!                                            └────drain──▶ over
+//! begin ──▶ wait for all ranks ──▶ meet ──▶ live ──fault──────────────────────▶ begin …
+//!                                            ├────a follower is to leave: drain──▶ begin …
+//!                                            └────drain──────────────────────────▶ over
 //! ```
 //!
 //! One [`Bond`] ties an epoch together. Nothing of an epoch survives it but the weights.
@@ -146,7 +147,8 @@ impl Leader {
         registration.put(self.identity.rendezvous_key(bond.epoch(), 0), &record);
 
         let progress = Arc::new(Progress::new());
-        let watchdog = watch_over(seats, Arc::clone(&progress), self.flags.step_timeout);
+        let watchdog =
+            watch_over(Arc::clone(&seats), Arc::clone(&progress), self.flags.step_timeout);
         self.joins.tasks.spawn(watchdog);
         let formed = tokio::select! {
             formed = self.form(bond, progress) => formed?,
@@ -163,7 +165,7 @@ impl Leader {
         self.readiness.ready("group");
         self.health.set_serving::<WorkerServer<WorkerService>>().await;
 
-        self.live(&live, registration, drain).await;
+        self.live(&live, &seats, registration, drain).await;
 
         let fault = bond.over().await;
         self.readiness.not_ready("group", format!("{fault}"));
@@ -175,13 +177,17 @@ impl Leader {
         ended.await.map_err(|_| WorkerError::Lost("the engine's thread"))
     }
 
-    /// Waits for the end of the epoch, and drains when that is asked for.
-    async fn live(&self, live: &Live, registration: &Registration, drain: &Drain) {
+    /// Waits for the end of the epoch, and drains when that is asked for: of the group by a caller, of this process, or of a
+    /// follower's, without which the group cannot go on. Then the group forms anew as soon as another takes its place.
+    async fn live(&self, live: &Live, seats: &Seats, registration: &Registration, drain: &Drain) {
         let bond = &live.bond;
         tokio::select! {
             _fault = bond.over() => return,
             () = self.front.draining() => {}
             () = drain.draining() => self.front.drain(),
+            rank = seats.leaving() => {
+                info!(group = %self.identity.group, rank, "a rank is to leave");
+            }
         }
         let epoch = bond.epoch();
         info!(group = %self.identity.group, %epoch, "the group drains");
@@ -191,13 +197,17 @@ impl Leader {
         let drained = async {
             // An engine that is gone has ended the bond; one that stands still may yet obey, and is waited for below.
             let _gone = live.drain().await;
-            drain.draining().await;
+            let leaver = tokio::select! {
+                () = drain.draining() => 0,
+                rank = seats.leaving() => rank,
+            };
             let is_empty = |report: &Arc<LoadReport>| report.snapshot.draining && !report.is_busy();
             let _gone = load.wait_for(is_empty).await;
+            leaver
         };
         tokio::select! {
             _fault = bond.over() => {}
-            () = drained => bond.end(Fault::new(0, "has drained and leaves")),
+            leaver = drained => bond.end(Fault::new(leaver, "has drained and leaves")),
             () = drain.stopped() => bond.end(Fault::new(0, "was stopped")),
         }
     }

@@ -135,7 +135,8 @@ impl Call<'_> {
                 _tick = beats.tick() => {
                     bond.look(Instant::now(), [&leader].into_iter());
                     let steps_done = steps_done.load(Ordering::Relaxed);
-                    let beat = v1::Heartbeat { steps_done, loaded_bytes: 0 };
+                    let draining = drain.is_draining();
+                    let beat = v1::Heartbeat { steps_done, loaded_bytes: 0, draining };
                     // Full: the connection is stuck, and the leader will say so.
                     let _stuck = self.words.try_send(word(Word::Heartbeat(beat)));
                 }

@@ -75,7 +75,12 @@ async fn listen(mut words: Streaming<v1::FollowerMessage>, seats: Arc<Seats>, se
             _over = bond.over() => return,
         };
         match word.map(|word| word.map(|word| word.message)) {
-            Ok(Some(Some(FollowerWord::Heartbeat(heartbeat)))) => seat.peer.beat(&heartbeat),
+            Ok(Some(Some(FollowerWord::Heartbeat(heartbeat)))) => {
+                seat.peer.beat(&heartbeat);
+                if heartbeat.draining {
+                    seats.leaves(rank);
+                }
+            }
             Ok(Some(Some(FollowerWord::Fault(fault)))) => break Fault::from(fault),
             Ok(Some(Some(FollowerWord::Hello(_)))) => break Fault::new(rank, "said Hello twice"),
             // A word of a later version.

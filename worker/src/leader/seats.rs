@@ -5,7 +5,7 @@ use std::sync::Arc;
 use glint_core::{Epoch, Failure, Kind, ModelDigest, Numerics};
 use glint_proto::{WireError, convert, v1};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::bond::{Bond, Peer};
 use crate::rank::PLANS_AHEAD_MAX;
@@ -27,6 +27,8 @@ pub(crate) struct Seats {
     pub(crate) requirements: Requirements,
     taken: Mutex<Taken>,
     changed: Notify,
+    /// The first rank that said that it is to leave.
+    leaving: watch::Sender<Option<u32>>,
 }
 
 /// What a follower must be to take part.
@@ -114,7 +116,8 @@ impl Seats {
     pub(crate) fn new(bond: Arc<Bond>, requirements: Requirements) -> Self {
         let seats = vec![None; requirements.world_size as usize];
         let taken = Mutex::new(Taken { seats, is_closed: false });
-        Self { bond, requirements, taken, changed: Notify::new() }
+        let leaving = watch::Sender::new(None);
+        Self { bond, requirements, taken, changed: Notify::new(), leaving }
     }
 
     /// Gives a follower its seat, and what it is to be told.
@@ -156,6 +159,26 @@ impl Seats {
         drop(taken);
         self.changed.notify_waiters();
         is_harmless
+    }
+
+    /// Notes that a rank is to leave, and stays until the group has drained. Before all are here there is nothing to drain:
+    /// it gives its seat back.
+    pub(crate) fn leaves(&self, rank: u32) {
+        if !self.taken.lock().is_closed {
+            return;
+        }
+        self.leaving.send_if_modified(|leaving| {
+            let is_first = leaving.is_none();
+            leaving.get_or_insert(rank);
+            is_first
+        });
+    }
+
+    /// Waits until a rank is to leave, and returns the first that is.
+    pub(crate) async fn leaving(&self) -> u32 {
+        let mut leaving = self.leaving.subscribe();
+        let first = leaving.wait_for(Option::is_some).await.expect("the sender is ours");
+        (*first).expect("it was waited for")
     }
 
     /// Returns those who are here.
@@ -246,5 +269,17 @@ mod tests {
         let ranks: Vec<u32> = all.iter().map(|seat| seat.peer.rank).collect();
         assert_eq!(ranks, [1, 2]);
         assert!(!seats.vacate(&again), "now everybody is needed");
+    }
+
+    #[tokio::test]
+    async fn only_a_rank_that_the_others_wait_for_drains_the_group() {
+        let seats = seats();
+        let (_, _messages) = seats.take(&hello(1), true).unwrap();
+        seats.leaves(1);
+        let (_, _messages) = seats.take(&hello(2), true).unwrap();
+        seats.all(|absent| panic!("{absent:?} are absent")).await;
+        seats.leaves(2);
+        seats.leaves(1);
+        assert_eq!(seats.leaving().await, 2, "what rank 1 said before is forgotten");
     }
 }

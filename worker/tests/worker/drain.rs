@@ -76,6 +76,45 @@ async fn a_group_of_several_ranks_drains_as_one() {
 }
 
 #[tokio::test]
+async fn a_follower_that_is_told_to_end_drains_its_group_which_forms_anew_with_the_next() {
+    let registry = Registry::new();
+    let size = "--world-size=3";
+    let leader = registry.start(&[SLOW, size, "--ranks=0"]).await;
+    let _stays = registry.start(&[SLOW, size, "--ranks=1"]).await;
+    let leaves = registry.start(&[SLOW, size, "--ranks=2"]).await;
+    let before = registry.ready_after(0).await;
+    let mut client = leader.client().await;
+    let running = started(&mut client, request(0..5, 100)).await;
+    leaves.drain.begin();
+    registry.group(|record| record.state() == v1::GroupState::Draining).await;
+    let refused = answer(&mut client, request(0..5, 1)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert_eq!(read_rest(running).await, 100, "what runs is finished");
+    leaves.ended().await.unwrap();
+
+    let _next = registry.start(&[SLOW, size, "--ranks=2"]).await;
+    registry.ready_after(before.epoch).await;
+    assert_eq!(answer(&mut client, request(0..5, 3)).await.unwrap().tokens.len(), 3);
+}
+
+#[tokio::test]
+async fn a_followers_stop_cuts_what_still_runs() {
+    let registry = Registry::new();
+    let size = "--world-size=2";
+    let leader = registry.start(&[SLOW, size, "--ranks=0"]).await;
+    let follower = registry.start(&[SLOW, size, "--ranks=1"]).await;
+    registry.ready_after(0).await;
+    let mut client = leader.client().await;
+    let running = started(&mut client, request(0..5, 4000)).await;
+    follower.drain.begin();
+    registry.group(|record| record.state() == v1::GroupState::Draining).await;
+    follower.drain.stop();
+    let status = broken(running).await;
+    assert!(status.message().contains("rank 1 was stopped"), "{status}");
+    follower.ended().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_rank_that_waits_for_its_group_ends_at_once() {
     let registry = Registry::new();
     let leader = registry.start(&[FAST, "--world-size=3", "--ranks=0"]).await;
