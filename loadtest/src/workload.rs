@@ -12,8 +12,6 @@ pub(crate) mod seed;
 
 use std::time::Duration;
 
-use rand::Rng;
-
 pub use config::{Starts, WorkloadConfig};
 pub use distribution::Distribution;
 pub use mix::{LabelMix, ReaderMix, Weighted};
@@ -96,17 +94,18 @@ impl Workload {
                     Some(tools) if step < calls => tools.call_output.tokens(&mut rng),
                     _ => self.output.tokens(&mut rng),
                 };
-                turns.push(Turn { begins, prompt, output_tokens, reader: self.reader(&mut rng) });
+                turns.push(Turn {
+                    begins,
+                    prompt,
+                    output_tokens,
+                    reader: self.readers.draw(&mut rng),
+                });
             }
             if turns.len() as u32 >= TURNS_MAX {
                 break;
             }
         }
         Session { start: Duration::ZERO, labels, turns }
-    }
-
-    fn reader(&self, rng: &mut impl Rng) -> crate::plan::Reader {
-        self.readers.draw(rng)
     }
 
     /// All sessions in order, endlessly; all start at once.

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     OwnHits, Pace, Trace, Units,
@@ -25,8 +25,31 @@ struct Line {
 }
 
 /// `[agent, t_ms, think_ms, api_ms, in, out, parent, lcp, nblk, model]`
-#[derive(Deserialize)]
-struct Request(u32, u64, u64, u64, u32, u32, i64, u32, u32, u32);
+type Columns = (u32, u64, u64, IgnoredAny, u32, u32, i64, u32, u32, IgnoredAny);
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(from = "Columns")]
+struct Request {
+    agent: u32,
+    time: Duration,
+    think: Duration,
+    input_tokens: u32,
+    output_tokens: u32,
+    /// Below 0 without one.
+    parent: i64,
+    /// Blocks that it has in common with its parent.
+    common: u32,
+    blocks: u32,
+}
+
+impl From<Columns> for Request {
+    fn from(columns: Columns) -> Self {
+        let (agent, t_ms, think_ms, _, input_tokens, output_tokens, parent, common, blocks, _) =
+            columns;
+        let (time, think) = (Duration::from_millis(t_ms), Duration::from_millis(think_ms));
+        Self { agent, time, think, input_tokens, output_tokens, parent, common, blocks }
+    }
+}
 
 impl Line {
     fn read(line: &str) -> Result<Self, String> {
@@ -34,25 +57,23 @@ impl Line {
         if line.bs == 0 || line.r.is_empty() {
             return Err("`bs` must be above 0 and `r` have a request".into());
         }
-        let mut before_ms = 0;
+        let mut before = Duration::ZERO;
         for (at, request) in line.r.iter().enumerate() {
             let wrong = |reason: String| Err(format!("request {at} of `r`: {reason}"));
-            let Request(_, t_ms, _, _, input, _, parent, common, blocks, _) = *request;
-            if t_ms < before_ms {
-                return wrong(format!(
-                    "its time {t_ms} ms is before {before_ms} ms; sort them by time"
-                ));
+            let Request { time, input_tokens, parent, common, blocks, .. } = *request;
+            if time < before {
+                return wrong(format!("its time {time:?} is before {before:?}; sort them by time"));
             }
-            before_ms = t_ms;
-            if blocks != input / line.bs {
+            before = time;
+            let whole_blocks = input_tokens / line.bs;
+            if blocks != whole_blocks {
                 return wrong(format!(
-                    "{input} tokens are {} blocks, not {blocks}",
-                    input / line.bs
+                    "{input_tokens} tokens are {whole_blocks} blocks, not {blocks}"
                 ));
             }
             let parent_blocks = match usize::try_from(parent) {
                 Err(_) => 0,
-                Ok(parent) if parent < at => line.r[parent].8,
+                Ok(parent) if parent < at => line.r[parent].blocks,
                 Ok(parent) => return wrong(format!("its parent {parent} does not come before it")),
             };
             if common > blocks.min(parent_blocks) {
@@ -68,12 +89,12 @@ impl Line {
     fn prompts(&self, name: impl Fn(u64) -> u64) -> Vec<Vec<Piece>> {
         let mut prompts: Vec<Vec<Piece>> = Vec::with_capacity(self.r.len());
         for (at, request) in self.r.iter().enumerate() {
-            let Request(_, _, _, _, input, _, parent, common, _, _) = *request;
-            let mut left = common * self.bs;
-            let own = input.max(1) - left;
+            let mut left = request.common * self.bs;
+            let own = request.input_tokens.max(1) - left;
             let mut pieces = Vec::new();
             // The parent was checked to be an earlier request; without one nothing is in common.
-            for piece in usize::try_from(parent).map_or(&[][..], |parent| &prompts[parent]) {
+            for piece in usize::try_from(request.parent).map_or(&[][..], |parent| &prompts[parent])
+            {
                 if left == 0 {
                     break;
                 }
@@ -108,10 +129,10 @@ pub(super) fn sessions(trace: &Trace, lines: Lines) -> Units {
 
 /// One session, each request at its time after the first.
 fn recorded<'a>(requests: impl Iterator<Item = (&'a Request, Vec<Piece>)>) -> Session {
-    let mut first_ms = None;
+    let mut first = None;
     let turns = requests.map(|(request, pieces)| {
-        let after_ms = request.1 - *first_ms.get_or_insert(request.1);
-        turn(request, pieces, Begins::At(Duration::from_millis(after_ms)))
+        let after = request.time - *first.get_or_insert(request.time);
+        turn(request, pieces, Begins::At(after))
     });
     Session { start: Duration::ZERO, labels: Labels::default(), turns: turns.collect() }
 }
@@ -120,14 +141,14 @@ fn recorded<'a>(requests: impl Iterator<Item = (&'a Request, Vec<Piece>)>) -> Se
 fn answered<'a>(requests: impl Iterator<Item = (&'a Request, Vec<Piece>)>) -> Vec<Session> {
     let mut agents: BTreeMap<u32, Session> = BTreeMap::new();
     for (request, pieces) in requests {
-        let Request(agent, t_ms, think_ms, ..) = *request;
-        let begins = match agents.contains_key(&agent) {
-            true => Begins::After(Duration::from_millis(think_ms)),
+        let begins = match agents.contains_key(&request.agent) {
+            true => Begins::After(request.think),
             false => Begins::At(Duration::ZERO),
         };
-        let start = Duration::from_millis(t_ms);
-        let session = || Session { start, labels: Labels::default(), turns: Vec::new() };
-        agents.entry(agent).or_insert_with(session).turns.push(turn(request, pieces, begins));
+        let session =
+            || Session { start: request.time, labels: Labels::default(), turns: Vec::new() };
+        let session = agents.entry(request.agent).or_insert_with(session);
+        session.turns.push(turn(request, pieces, begins));
     }
     let mut sessions: Vec<Session> = agents.into_values().collect();
     sessions.sort_by_key(|session| session.start);
@@ -136,7 +157,7 @@ fn answered<'a>(requests: impl Iterator<Item = (&'a Request, Vec<Piece>)>) -> Ve
 
 fn turn(request: &Request, pieces: Vec<Piece>, begins: Begins) -> Turn {
     let prompt = Prompt::Whole(pieces);
-    Turn { begins, prompt, output_tokens: request.5.max(1), reader: Reader::Whole }
+    Turn { begins, prompt, output_tokens: request.output_tokens.max(1), reader: Reader::Whole }
 }
 
 pub(super) fn own_hits(trace: &Trace, lines: Lines) -> Result<OwnHits, PlanError> {
@@ -145,9 +166,9 @@ pub(super) fn own_hits(trace: &Trace, lines: Lines) -> Result<OwnHits, PlanError
     for line in trace.chosen(lines.each(|line| line.map(Line::read).transpose())) {
         let line = line?;
         block_tokens = line.bs;
-        for Request(.., common, all, _) in &line.r {
-            for block in 0..*all {
-                blocks.count(u64::from(line.bs), block < *common);
+        for request in &line.r {
+            for block in 0..request.blocks {
+                blocks.count(u64::from(line.bs), block < request.common);
             }
         }
     }

@@ -141,10 +141,8 @@ impl Reading {
                     .into(),
             );
         }
-        let labels = Labels {
-            tenant: line.tenant.map(Arc::from),
-            class: line.class.map(Arc::from),
-        };
+        let labels =
+            Labels { tenant: line.tenant.map(Arc::from), class: line.class.map(Arc::from) };
         let session = Session { start, labels, turns: vec![turn] };
         let before = self.open.replace(Open { name, session });
         self.ended.extend(before.as_ref().and_then(|before| before.name));
