@@ -61,11 +61,11 @@ fn body(report: &Report) -> String {
             page.section("Every run", note, &[tables::runs(report)]);
             page.section("Over the repeats", "", &[tables::intervals(report)]);
             let principal = plots::principal(report);
-            for (i, run) in runs.iter().enumerate() {
+            for run in runs {
                 let matters = principal.is_some_and(|principal| std::ptr::eq(principal, run));
                 let open = if matters || runs.len() <= OPEN_RUNS { " open" } else { "" };
-                let name = escape(&tables::load(report, run));
-                page.add(&format!("<details{open}><summary>Run {}: {name}</summary>\n", i + 1));
+                let name = escape(&heading(report, run));
+                page.add(&format!("<details{open}><summary>{name}</summary>\n"));
                 page.run(report, run);
                 page.add("</details>\n");
             }
@@ -74,6 +74,11 @@ fn body(report: &Report) -> String {
     page.add("</main>\n");
     page.foot(report);
     page.html
+}
+
+/// What tells a run from the others, and its load.
+fn heading(report: &Report, run: &Run) -> String {
+    format!("{}: {}", tables::name(report, run), run.load)
 }
 
 #[derive(Default)]
@@ -121,8 +126,8 @@ impl Page {
         if !failing.is_empty() {
             self.notice("bad", &format!("Does not hold: {}.", failing.join(", ")));
         } else if !report.assertions.is_empty() {
-            let all = plural(report.assertions.len(), "assertion");
-            self.notice("good", &format!("Holds: {all} of {}.", report.assertions.len()));
+            let all: Vec<&str> = report.assertions.iter().map(|a| a.text.as_str()).collect();
+            self.notice("good", &format!("Holds: {}.", all.join(", ")));
         }
         if let Some(comparison) = &report.comparison {
             self.notice("plain", &comparison.verdict);
@@ -158,7 +163,7 @@ impl Page {
     fn tiles(&mut self, report: &Report, run: &Run) {
         let s = &run.summary;
         if report.runs.len() > 1 {
-            self.add(&format!("<h2>At {}</h2>\n", escape(&tables::load(report, run))));
+            self.add(&format!("<h2>{}</h2>\n", escape(&heading(report, run))));
         }
         self.add("<div class=\"tiles\">\n");
         for (name, d) in [("TTFT", &s.ttft), ("Between tokens", &s.itl), ("Whole answer", &s.e2e)] {

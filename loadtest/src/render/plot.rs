@@ -59,8 +59,6 @@ const CHARACTER: f64 = 0.56;
 pub(super) struct Plot {
     /// What it shows, with the unit.
     pub(super) title: String,
-    /// Name of the horizontal axis.
-    pub(super) below: &'static str,
     /// Horizontal.
     pub(super) x: Axis,
     /// Vertical.
@@ -134,13 +132,9 @@ impl Plot {
             if self.x.is_logarithmic() {
                 sheet.line(&[(x, TOP), (x, BOTTOM)], GRID_COLOUR, 2)?;
             }
-            // The axis' own name stands at its right end.
-            if x < RIGHT - (self.below.chars().count() as f64 * TEXT * CHARACTER) as i32 - 40 {
-                sheet.text(&name, (x, BOTTOM + 30), (HPos::Center, VPos::Center), MUTED_COLOUR)?;
-            }
+            sheet.text(&name, (x, BOTTOM + 30), (HPos::Center, VPos::Center), MUTED_COLOUR)?;
         }
         sheet.line(&[(LEFT, BOTTOM), (RIGHT, BOTTOM)], MUTED_COLOUR, 2)?;
-        sheet.text(self.below, (RIGHT, BOTTOM + 30), (HPos::Right, VPos::Center), MUTED_COLOUR)?;
 
         for line in &self.lines {
             let colour = LINES[line.colour % LINES.len()];

@@ -29,11 +29,17 @@ pub(super) fn of_sheet(report: &Report) -> Vec<Plot> {
     plots
 }
 
-/// The run whose figures stand for the report: that of the rate found, else the last.
+/// The run whose figures stand for the report: that of the rate found; of a sweep the one with the most good answers; else the
+/// last.
 pub(super) fn principal(report: &Report) -> Option<&Run> {
     let found = report.find_max.as_ref().and_then(|found| found.rate);
     let at_found = |run: &&Run| found.is_some() && run.rate == found;
-    report.runs.iter().rev().find(at_found).or(report.runs.last())
+    let served = |run: &Run| run.summary.goodput_per_s.unwrap_or(run.summary.done_per_s);
+    match report.kind {
+        Kind::Sweep => report.runs.iter().max_by(|a, b| served(a).total_cmp(&served(b))),
+        Kind::FindMax => report.runs.iter().rev().find(at_found).or(report.runs.last()),
+        Kind::Run | Kind::Compare => report.runs.last(),
+    }
 }
 
 /// Plots over all runs, where there are several.
@@ -59,10 +65,9 @@ fn by_rate(report: &Report) -> Vec<Plot> {
         stroke,
         points: runs.iter().map(|run| (run.rate.unwrap_or(0.0), of(run))).collect(),
     };
-    let x = Axis::from_zero(runs.iter().filter_map(|run| run.rate), Unit::Number);
+    let x = Axis::from_zero(runs.iter().filter_map(|run| run.rate), Unit::PerS);
     let plot = |title: &str, lines: Vec<Line>, unit| Plot {
         title: title.to_owned(),
-        below: "offered requests/s",
         x: x.clone(),
         y: Axis::fitting(values(&lines), unit),
         lines,
@@ -90,14 +95,14 @@ fn by_rate(report: &Report) -> Vec<Plot> {
     };
     let tokens = line("output tokens/s", 3, Stroke::Dots, &|run| run.summary.output_tokens_per_s);
     let goodput = Plot {
-        y: Axis::from_zero(values(&served), Unit::Number),
-        ..plot("Answers per second by offered rate", served, Unit::Number)
+        y: Axis::from_zero(values(&served), Unit::Count),
+        ..plot("Answers per second by offered rate", served, Unit::Count)
     };
     vec![
         goodput,
         plot("TTFT by offered rate, from the schedule", percentiles(|s| &s.ttft), Unit::Ms),
         plot("ITL by offered rate", percentiles(|s| &s.itl), Unit::Ms),
-        plot("Output tokens per second by offered rate", vec![tokens], Unit::Number),
+        plot("Output tokens per second by offered rate", vec![tokens], Unit::Count),
     ]
 }
 
@@ -109,7 +114,7 @@ fn distributions(report: &Report, name: &str, of: fn(&Summary) -> &Distribution)
         .take(LINES)
         .enumerate()
         .map(|(i, run)| Line {
-            name: format!("{} {}", i + 1, tables::load(report, run)),
+            name: tables::name(report, run),
             colour: if report.targets.len() > 1 { run.target } else { i },
             stroke: Stroke::Line,
             points: cumulative(of(&run.summary)),
@@ -143,7 +148,6 @@ fn cumulative_plot(title: String, lines: Vec<Line>) -> Plot {
     let ms = lines.iter().flat_map(|line| line.points.iter().map(|(ms, _)| *ms));
     Plot {
         title,
-        below: "latency",
         x: Axis::logarithmic(ms, Unit::Ms),
         y: Axis::range(0.0, 1.0, Unit::Share),
         lines,
@@ -207,8 +211,7 @@ fn thin(points: &[(f64, f64)], together: Together) -> Vec<(f64, f64)> {
 fn timed(run: &Run, title: impl Into<String>, lines: Vec<Line>, y: Axis) -> Plot {
     Plot {
         title: title.into(),
-        below: "seconds",
-        x: Axis::range(0.0, run.elapsed_s.max(run.measured_to_s), Unit::Number),
+        x: Axis::range(0.0, run.elapsed_s.max(run.measured_to_s), Unit::S),
         y,
         lines,
         window: Some((run.measured_from_s, run.measured_to_s)),
@@ -230,7 +233,7 @@ fn rates(run: &Run) -> Plot {
     if run.series.iter().any(|second| second.failed > 0) {
         lines.push(line("failed", RED, Stroke::Line, |second| second.failed));
     }
-    let y = Axis::from_zero(values(&lines), Unit::Number);
+    let y = Axis::from_zero(values(&lines), Unit::Count);
     timed(run, "Requests per second", lines, y)
 }
 
@@ -249,7 +252,7 @@ fn first_tokens(run: &Run) -> Plot {
 fn running(run: &Run) -> Plot {
     let points = over_time(&run.series, Together::Largest, |second| second.running as f64);
     let lines = vec![Line { name: "streams".to_owned(), colour: 3, stroke: Stroke::Area, points }];
-    let y = Axis::from_zero(values(&lines), Unit::Number);
+    let y = Axis::from_zero(values(&lines), Unit::Count);
     let title = format!("Streams running (at most {})", run.generator.streams_peak);
     timed(run, title, lines, y)
 }
@@ -257,7 +260,7 @@ fn running(run: &Run) -> Plot {
 fn tokens(run: &Run) -> Plot {
     let points = over_time(&run.series, Together::Mean, |second| second.output_tokens as f64);
     let lines = vec![Line { name: "tokens".to_owned(), colour: 5, stroke: Stroke::Area, points }];
-    let y = Axis::from_zero(values(&lines), Unit::Number);
+    let y = Axis::from_zero(values(&lines), Unit::Count);
     let mean = three(run.summary.output_tokens_per_s);
     timed(
         run,
@@ -294,7 +297,7 @@ fn servers(run: &Run) -> Vec<Plot> {
                 points: thin(&series.points, Together::Mean),
             })
             .collect();
-        let y = Axis::from_zero(values(&lines), Unit::Number);
+        let y = Axis::from_zero(values(&lines), Unit::Count);
         timed(run, title, lines, y)
     };
     plots.into_iter().map(plot).collect()

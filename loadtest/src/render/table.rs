@@ -30,12 +30,11 @@ pub(super) fn table(report: &Report) -> String {
                 "Latency counts from the schedule; late is the p99 of how late requests were sent.",
             );
             out.grid(&tables::runs(report));
-            out.lines("", &all_errors(report));
+            out.section(&tables::all_errors(report));
             for run in report.runs.iter().filter(|run| !run.generator.kept_schedule) {
-                out.field(
-                    "",
-                    &format!("{}: {}", tables::load(report, run), tables::schedule(&run.generator)),
-                );
+                let name = tables::name(report, run);
+                out.line("");
+                out.field("", &format!("{name}: {}", tables::schedule(&run.generator)));
             }
         }
     }
@@ -57,23 +56,6 @@ pub(super) fn table(report: &Report) -> String {
         out.line(&format!("{}.", tables::headline(report)));
     }
     out.text
-}
-
-/// The failures of each run, where there are several.
-fn all_errors(report: &Report) -> Vec<String> {
-    let mut lines = Vec::new();
-    for run in &report.runs {
-        for (kind, number) in &run.summary.errors {
-            let example = run.summary.error_examples.get(kind).map_or("", String::as_str);
-            lines.push(format!(
-                "{}: {} {}, the first: {example}",
-                tables::load(report, run),
-                number,
-                kind.name()
-            ));
-        }
-    }
-    lines
 }
 
 #[derive(Default)]
@@ -107,12 +89,6 @@ impl Out {
             current.push_str(word);
         }
         self.line(&format!("{head:<indent$}{current}"));
-    }
-
-    fn lines(&mut self, label: &str, texts: &[String]) {
-        for text in texts {
-            self.field(label, text);
-        }
     }
 
     fn grid(&mut self, grid: &Grid) {

@@ -130,6 +130,24 @@ pub(super) fn errors(summary: &Summary) -> Grid {
     grid
 }
 
+/// The same, of all runs.
+pub(super) fn all_errors(report: &Report) -> Grid {
+    let mut grid =
+        Grid::default().words(["Run", "Failure"]).numbers(["number"]).words(["The first of them"]);
+    for run in &report.runs {
+        for (kind, number) in &run.summary.errors {
+            let example = run.summary.error_examples.get(kind).map_or("", String::as_str);
+            grid.row([
+                name(report, run).into(),
+                cell(kind.name(), Mood::Bad),
+                count(*number).into(),
+                example.into(),
+            ]);
+        }
+    }
+    grid
+}
+
 /// One row per part.
 pub(super) fn parts(run: &Run) -> Grid {
     let mut grid = Grid::default()
@@ -158,7 +176,7 @@ fn failed(summary: &Summary) -> Cell {
 
 /// One row per run: for a sweep, a search, repeats and turns.
 pub(super) fn runs(report: &Report) -> Grid {
-    let mut grid = Grid::default().words(["Load"]).numbers([
+    let mut grid = Grid::default().words(["Run"]).numbers([
         "TTFT p50", "p95", "p99", "ITL p95", "E2E p95", "done/s", "tokens/s", "good", "failed",
         "late",
     ]);
@@ -166,7 +184,7 @@ pub(super) fn runs(report: &Report) -> Grid {
         let s = &run.summary;
         let late = &run.generator.lateness;
         grid.row([
-            load(report, run).into(),
+            name(report, run).into(),
             latency(&s.ttft, s.ttft.p50),
             latency(&s.ttft, s.ttft.p95),
             latency(&s.ttft, s.ttft.p99),
@@ -185,17 +203,22 @@ pub(super) fn runs(report: &Report) -> Grid {
     grid
 }
 
-/// The load, after the target where there are several.
-pub(super) fn load(report: &Report, run: &Run) -> String {
-    if report.targets.len() < 2 {
-        run.load.clone()
-    } else {
-        format!("{}: {}", target(report, run), run.load)
-    }
+/// What tells a run from the report's others: its target, its rate, or else its number.
+pub(super) fn name(report: &Report, run: &Run) -> String {
+    let several_loads = report.runs.iter().any(|other| other.load != run.load);
+    let load = match run.rate {
+        Some(rate) if several_loads => format!("{}/s", three(rate)),
+        _ if several_loads => run.load.clone(),
+        _ => {
+            let number = report.runs.iter().position(|other| std::ptr::eq(other, run));
+            format!("run {}", number.map_or(0, |number| number + 1))
+        }
+    };
+    if report.targets.len() < 2 { load } else { format!("{} {load}", target(report, run)) }
 }
 
 /// What a run's target is called: as in the comparison, else by its address.
-pub(super) fn target(report: &Report, run: &Run) -> String {
+fn target(report: &Report, run: &Run) -> String {
     let names = report.comparison.as_ref().map(|comparison| [&comparison.a, &comparison.b]);
     match names.and_then(|names| names.get(run.target).copied()) {
         Some(name) => name.clone(),

@@ -37,8 +37,7 @@ fn browser() -> Option<(OsString, OsString)> {
 /// Opens pages and returns whether they were clean, and what the browser said.
 fn open((chromium, python): &(OsString, OsString), arguments: &[&Path]) -> (bool, String) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tools/browser-check.py");
-    let output =
-        Command::new(python).arg(script).arg(chromium).args(arguments).output().unwrap();
+    let output = Command::new(python).arg(script).arg(chromium).args(arguments).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
@@ -49,14 +48,15 @@ fn pages_are_shown_without_an_error_and_without_a_request() {
     let Some(browser) = browser() else { return };
     let folder = tempfile::tempdir().unwrap();
     let pages = [
-        ("run", example::single()),
-        ("sweep", example::sweep()),
-        ("find-max", example::find_max()),
-        ("compare", example::comparison()),
+        ("run", &example::all()[0]),
+        ("sweep", &example::all()[1]),
+        ("find-max", &example::all()[2]),
+        ("compare", &example::all()[3]),
+        ("hostile", &example::all()[4]),
     ];
     let paths = pages.map(|(name, report)| {
         let path = folder.path().join(format!("loadtest-{name}.html"));
-        fs::write(&path, render::html(&report)).unwrap();
+        fs::write(&path, render::html(report)).unwrap();
         path
     });
     let mut arguments: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
@@ -71,7 +71,6 @@ fn pages_are_shown_without_an_error_and_without_a_request() {
     assert!(clean, "{text}");
     assert_eq!(text.matches(": clean\n").count(), paths.len(), "{text}");
 }
-
 
 #[test]
 fn the_check_sees_requests_and_errors() {

@@ -1,12 +1,12 @@
 //! Reports as real commands make them: a simulated service of some slots, with a queue before them, that stands still for two
-//! seconds, gets a replica while it runs, and fails a few requests in hostile words.
+//! seconds, gets a replica while it runs, and fails a few requests.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use glint_loadtest::{compare, record::ErrorKind, report::*};
 
 /// What breaks a page, a terminal or an attribute if it is not escaped.
-pub(crate) const HOSTILE: &str =
+const HOSTILE: &str =
     "<script>alert(1)</script><img src=http://evil.example/x onerror='alert(2)'>\u{1b}[31m\"]]>";
 
 /// Seeded numbers (SplitMix64), so that an example is the same everywhere.
@@ -48,11 +48,11 @@ const WARM_UP_S: f64 = 5.0;
 const MEASURED_S: f64 = 60.0;
 const COOL_DOWN_S: f64 = 3.0;
 const REPLICA_AT_S: f64 = 42.0;
-const TENANTS: [&str; 3] = ["assistant", "batch", "<b>shop</b> & co"];
+const TENANTS: [&str; 3] = ["assistant", "batch", "shop"];
 const TTFT_LIMIT_MS: f64 = 500.0;
 
 fn simulate(rate: f64, slowness: f64, dice: &mut Dice) -> Vec<Answer> {
-    let mut free: Vec<f64> = (0..96).map(|i| if i < 64 { 0.0 } else { REPLICA_AT_S }).collect();
+    let mut free: Vec<f64> = (0..144).map(|i| if i < 96 { 0.0 } else { REPLICA_AT_S }).collect();
     let mut answers = Vec::new();
     let mut at = 0.0;
     loop {
@@ -68,7 +68,7 @@ fn simulate(rate: f64, slowness: f64, dice: &mut Dice) -> Vec<Answer> {
         }
         let tenant = (dice.unit() * 3.0) as usize;
         let first = begin + 0.052 * slowness * dice.lognormal(0.35);
-        let tokens = (20.0 + 110.0 * dice.lognormal(0.5)) as u64;
+        let tokens = (20.0 + 70.0 * dice.lognormal(0.5)) as u64;
         let gap = 15.0 * slowness * (1.0 + rate / 60.0);
         let gaps_ms: Vec<f64> = (1..tokens).map(|_| gap * dice.lognormal(0.25)).collect();
         let end = first + gaps_ms.iter().sum::<f64>() / 1000.0;
@@ -76,10 +76,19 @@ fn simulate(rate: f64, slowness: f64, dice: &mut Dice) -> Vec<Answer> {
         let failure = match dice.unit() {
             x if x < 0.002 => Some(ErrorKind::ServerError),
             x if x < 0.003 => Some(ErrorKind::Cut),
-            _ if begin - sent > 4.0 => Some(ErrorKind::Timeout),
+            _ if begin - sent > 10.0 => Some(ErrorKind::Timeout),
             _ => None,
         };
         answers.push(Answer { intended: at, sent, first, end, tokens, gaps_ms, failure, tenant });
+    }
+}
+
+/// What a server says of a failure.
+fn words(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::ServerError => "HTTP 503: no group of this model is ready",
+        ErrorKind::Cut => "the stream ended after 17 tokens without [DONE]",
+        _ => "no token within 10 s",
     }
 }
 
@@ -122,7 +131,7 @@ fn summary<'a>(answers: impl Iterator<Item = &'a Answer> + Clone) -> Summary {
         left: 0,
         unfinished: 0,
         failed: all - done_count,
-        error_examples: errors.keys().map(|kind| (*kind, format!("{HOSTILE} {kind:?}"))).collect(),
+        error_examples: errors.keys().map(|kind| (*kind, words(*kind).to_owned())).collect(),
         errors,
         requests_per_s: all as f64 / MEASURED_S,
         done_per_s: done_count as f64 / MEASURED_S,
@@ -180,7 +189,7 @@ fn servers(answers: &[Answer], elapsed_s: f64) -> Vec<ServerSeries> {
 }
 
 /// One run at `rate` requests/s against a service `slowness` times as slow as it was built to be.
-pub(crate) fn run(target: usize, rate: f64, slowness: f64, seed: u64) -> Run {
+fn run(target: usize, rate: f64, slowness: f64, seed: u64) -> Run {
     let answers = simulate(rate, slowness, &mut Dice(seed));
     let elapsed_s = answers.iter().map(|answer| answer.end).fold(0.0, f64::max);
     let measured = WARM_UP_S..WARM_UP_S + MEASURED_S;
@@ -221,16 +230,25 @@ fn report(kind: Kind, runs: Vec<Run>) -> Report {
         kind,
         glint_version: "0.1.0".to_owned(),
         started_at: "2026-11-25T12:00:00Z".to_owned(),
-        command: ["glint", "loadtest", "run", "--url", "http://router.example:8080", "--rate", "24"]
-            .map(str::to_owned)
-            .to_vec(),
+        command: [
+            "glint",
+            "loadtest",
+            "run",
+            "--url",
+            "http://router.example:8080",
+            "--rate",
+            "24",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         targets: vec![Target {
             url: "http://router.example:8080".to_owned(),
             endpoint: "chat".to_owned(),
             model: "glm-4-9b-chat".to_owned(),
         }],
-        workload: "1,024 prompt tokens of which 400 are shared, 20 to 600 output tokens, three tenants"
-            .to_owned(),
+        workload:
+            "1,024 prompt tokens of which 400 are shared, 20 to 600 output tokens, three tenants"
+                .to_owned(),
         slo: vec!["ttft<500ms".to_owned()],
         runs,
         intervals: BTreeMap::new(),
@@ -242,52 +260,76 @@ fn report(kind: Kind, runs: Vec<Run>) -> Report {
 }
 
 /// One load.
-pub(crate) fn single() -> Report {
+fn single() -> Report {
     let mut report = report(Kind::Run, vec![run(0, 28.0, 1.0, 1)]);
     let p95 = report.runs[0].summary.ttft.p95;
     let of = |text: &str, holds| Assertion { text: text.to_owned(), measured: p95, holds };
     report.assertions = vec![of("ttft_p95<5s", true), of("ttft_p95<250ms", false)];
-    report.warnings = vec![format!("one of the servers' metrics could not be read: {HOSTILE}")];
+    report.warnings = vec![
+        "1 of 2 metrics endpoints did not answer: http://worker-1.example:9090/metrics".to_owned(),
+    ];
+    report
+}
+
+/// One load of a service that says the worst wherever it can.
+fn hostile() -> Report {
+    let mut report = single();
+    report.warnings = vec![HOSTILE.to_owned()];
+    let run = &mut report.runs[0];
+    run.summary.error_examples.values_mut().for_each(|words| *words = HOSTILE.to_owned());
+    run.parts[2].name = format!("<b>shop</b> & co{HOSTILE}");
+    run.server[0].metric = format!("num_requests_running{HOSTILE}");
+    run.load = HOSTILE.to_owned();
     report
 }
 
 /// A list of rates.
-pub(crate) fn sweep() -> Report {
+fn sweep() -> Report {
     let rates = [8.0, 16.0, 24.0, 32.0, 40.0, 64.0];
     let run = |(i, rate): (usize, f64)| run(0, rate, 1.0, i as u64 + 1);
     report(Kind::Sweep, rates.into_iter().enumerate().map(run).collect())
 }
 
 /// A search for the highest rate.
-pub(crate) fn find_max() -> Report {
-    let rates = [8.0, 16.0, 32.0, 24.0, 20.0];
+fn find_max() -> Report {
+    let rates = [8.0, 16.0, 32.0, 64.0, 48.0, 40.0];
     let runs: Vec<Run> =
         rates.into_iter().enumerate().map(|(i, rate)| run(0, rate, 1.0, i as u64 + 1)).collect();
     let probes = runs.iter().map(|run| {
         let good = run.summary.good_share.unwrap();
-        let held = run.rate.unwrap() <= 20.0;
+        let held = good >= 0.9;
         let word = if held { "at least" } else { "below" };
-        let reason = format!("{:.1} % were good, {word} the 95 % that are asked for", good * 100.0);
+        let reason = format!("{:.1} % were good, {word} the 90 % that are asked for", good * 100.0);
         Probe { rate: run.rate.unwrap(), held, reason }
     });
-    let found = FindMax { rate: Some(20.0), above: Some(24.0), probes: probes.collect() };
+    let probes: Vec<Probe> = probes.collect();
+    let rates = |held| {
+        let of = probes.iter().filter(move |probe| probe.held == held);
+        of.map(|probe| probe.rate).collect::<Vec<f64>>()
+    };
+    let found = FindMax {
+        rate: rates(true).into_iter().max_by(f64::total_cmp),
+        above: rates(false).into_iter().min_by(f64::total_cmp),
+        probes: probes.clone(),
+    };
     Report { find_max: Some(found), ..report(Kind::FindMax, runs) }
 }
 
 /// Two targets in turn, the second 20 % slower.
-pub(crate) fn comparison() -> Report {
+fn comparison() -> Report {
     let runs: Vec<Run> =
         (0..4).map(|i| run(i % 2, 12.0, 1.0 + 0.2 * (i % 2) as f64, i as u64 + 11)).collect();
     let of = |target| runs.iter().filter(|run| run.target == target).collect::<Vec<_>>();
     let comparison = compare::runs(["stable", "canary"], &of(0), &of(1), 0.05);
     let mut report = Report { comparison: Some(comparison), ..report(Kind::Compare, runs.clone()) };
-    let canary = Target { url: "http://canary.example:8080".to_owned(), ..report.targets[0].clone() };
+    let canary =
+        Target { url: "http://canary.example:8080".to_owned(), ..report.targets[0].clone() };
     report.targets.push(canary);
     report
 }
 
 /// One load, three times.
-pub(crate) fn repeats() -> Report {
+fn repeats() -> Report {
     let runs = (0..3).map(|i| run(0, 16.0, 1.0, i + 21)).collect();
     let mut report = report(Kind::Run, runs);
     let interval = Interval { mean: 71.2, low: 66.0, high: 76.4, repeats: 3 };
@@ -305,9 +347,20 @@ pub(crate) fn empty() -> [Report; 2] {
     [report(Kind::FindMax, Vec::new()), report(Kind::Sweep, vec![nothing.clone(), nothing])]
 }
 
-/// One of each.
-pub(crate) fn all() -> Vec<Report> {
-    let mut all = vec![single(), sweep(), find_max(), comparison(), repeats()];
-    all.extend(empty());
-    all
+/// One of each, made once.
+pub(crate) fn all() -> &'static [Report] {
+    static ALL: LazyLock<Vec<Report>> = LazyLock::new(|| {
+        let [nothing, nothing_measured] = empty();
+        vec![
+            single(),
+            sweep(),
+            find_max(),
+            comparison(),
+            hostile(),
+            repeats(),
+            nothing,
+            nothing_measured,
+        ]
+    });
+    &ALL
 }

@@ -14,7 +14,9 @@ use crate::example;
 fn reports_fit_their_schema_and_llmds_own_validator_takes_its_form() {
     let Some(python) = std::env::var_os("GLINT_PYTHON") else {
         assert!(std::env::var_os("GLINT_REQUIRE_PYTHON").is_none(), "GLINT_PYTHON is not set");
-        println!("skipped: GLINT_PYTHON names no Python with llmd-benchmark-report, run `make test`");
+        println!(
+            "skipped: GLINT_PYTHON names no Python with llmd-benchmark-report, run `make test`"
+        );
         return;
     };
     let reports = example::all();
@@ -39,8 +41,8 @@ fn reports_fit_their_schema_and_llmds_own_validator_takes_its_form() {
 
 #[test]
 fn llmds_form_says_in_its_units_what_the_report_says() {
-    let report = example::single();
-    let (summary, llmd) = (&report.runs[0].summary, &render::llmd(&report)[0]);
+    let report = &example::all()[0];
+    let (summary, llmd) = (&report.runs[0].summary, &render::llmd(report)[0]);
     let at = |path: &str| llmd.pointer(path).unwrap_or_else(|| panic!("{path}"));
     let aggregate = |path: &str| at(&format!("/results/request_performance/aggregate{path}"));
     assert_eq!(aggregate("/requests/total"), &json!(summary.requests));
@@ -49,7 +51,10 @@ fn llmds_form_says_in_its_units_what_the_report_says() {
     assert_eq!(aggregate("/latency/time_to_first_token/units"), "ms");
     assert_eq!(aggregate("/latency/inter_token_latency/p99p9"), &json!(summary.itl.p999));
     assert_eq!(aggregate("/latency/inter_token_latency/units"), "ms/token");
-    assert_eq!(aggregate("/throughput/input_token_rate/mean"), &json!(summary.prompt_tokens as f64 / 60.0));
+    assert_eq!(
+        aggregate("/throughput/input_token_rate/mean"),
+        &json!(summary.prompt_tokens as f64 / 60.0)
+    );
     assert_eq!(aggregate("/requests/input_length/mean"), &json!(1024.0));
     assert_eq!(at("/run/time/start"), "2026-11-25T12:01:00.000Z");
     let second = "/results/request_performance/time_series/throughput/request_rate/series/30";

@@ -22,8 +22,12 @@ enum Kind {
 /// What the numbers beside an axis are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::render) enum Unit {
-    /// Plain numbers.
-    Number,
+    /// Numbers of things, or of things per second where the title says so.
+    Count,
+    /// Per second.
+    PerS,
+    /// Seconds.
+    S,
     /// Milliseconds.
     Ms,
     /// 0 to 1.
@@ -39,7 +43,8 @@ impl Axis {
         let max = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
         let max = if max > 0.0 { max } else { 1.0 };
         let step = round_step(max / 5.0);
-        Self { low: 0.0, high: (max / step).ceil() * step, kind: Kind::Linear, unit }
+        // A line at the very top would be half hidden.
+        Self { low: 0.0, high: (max * 1.02 / step).ceil() * step, kind: Kind::Linear, unit }
     }
 
     /// Exactly this range.
@@ -102,6 +107,8 @@ impl Axis {
 
     fn even_ticks(&self, wanted: u32) -> Vec<f64> {
         let step = round_step((self.high - self.low) / f64::from(wanted));
+        // There is no half of a thing.
+        let step = if self.unit == Unit::Count && self.high > 1.0 { step.max(1.0) } else { step };
         let first = (self.low / step).ceil() as i64;
         let last = (self.high / step + 1e-9).floor() as i64;
         (first..=last).map(|i| i as f64 * step).collect()
@@ -122,7 +129,9 @@ impl Axis {
 
     fn name(&self, value: f64) -> String {
         match self.unit {
-            Unit::Number => short(value),
+            Unit::Count => short(value),
+            Unit::PerS => format!("{}/s", short(value)),
+            Unit::S => format!("{} s", short(value)),
             Unit::Share => format!("{} %", short(value * 100.0)),
             Unit::Ms if value == 0.0 => "0".to_owned(),
             Unit::Ms if value >= 1000.0 => format!("{} s", short(value / 1000.0)),
@@ -170,7 +179,7 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_cover_every_value() {
-        let axis = Axis::from_zero([3.0, 87.0].into_iter(), Unit::Number);
+        let axis = Axis::from_zero([3.0, 87.0].into_iter(), Unit::Count);
         assert_eq!(names(&axis, 6), ["0", "20", "40", "60", "80", "100"]);
         let axis = Axis::logarithmic([12.0, 1800.0, 0.0].into_iter(), Unit::Ms);
         assert_eq!(
@@ -192,7 +201,7 @@ mod tests {
             Axis::logarithmic(nothing.into_iter(), Unit::Ms),
             Axis::logarithmic([5.0].into_iter(), Unit::Ms),
             Axis::fitting([0.0, f64::NAN, f64::INFINITY].into_iter(), Unit::Ms),
-            Axis::range(2.0, 2.0, Unit::Number),
+            Axis::range(2.0, 2.0, Unit::Count),
         ];
         for axis in axes {
             for value in [-1.0, 0.0, 1.0, 1e12] {
