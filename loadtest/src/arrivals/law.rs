@@ -1,6 +1,6 @@
 //! How do the gaps between arrivals scatter?
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::RangeInclusive, str::FromStr};
 
 use rand::{Rng, RngExt as _};
 use rand_distr::{Distribution as _, Exp1, Gamma, Weibull};
@@ -32,8 +32,9 @@ pub enum Law {
 
 const USAGE: &str = "`constant`, `poisson`, `gamma:cv=2` or `weibull:cv=2`";
 
-/// Shapes beyond make gaps that no longer are numbers.
-const SHAPES: std::ops::RangeInclusive<f64> = 0.01..=10_000.0;
+/// Shapes beyond make gaps that no longer are numbers: the mean of a Weibull law is a factorial of 1 / shape.
+const GAMMA_SHAPES: RangeInclusive<f64> = 0.001..=1e6;
+const WEIBULL_SHAPES: RangeInclusive<f64> = 0.01..=1e3;
 
 impl Law {
     /// A gap; its mean is 1.
@@ -71,13 +72,15 @@ impl Law {
 
     /// Makes a law from what a trace says.
     pub(crate) fn with_shape(name: &str, shape: f64) -> Result<Self, String> {
-        if !SHAPES.contains(&shape) {
-            return Err(format!("a shape of {shape} is not in 0.01 to 10000"));
-        }
-        match name {
-            "Gamma" | "gamma" => Ok(Self::Gamma { shape }),
-            "Weibull" | "weibull" => Ok(Self::Weibull { shape }),
-            other => Err(format!("law `{other}` is neither Gamma nor Weibull")),
+        let (law, shapes) = match name {
+            "Gamma" | "gamma" => (Self::Gamma { shape }, GAMMA_SHAPES),
+            "Weibull" | "weibull" => (Self::Weibull { shape }, WEIBULL_SHAPES),
+            other => return Err(format!("law `{other}` is neither Gamma nor Weibull")),
+        };
+        if shapes.contains(&shape) {
+            Ok(law)
+        } else {
+            Err(format!("a shape of {shape} is not in {} to {}", shapes.start(), shapes.end()))
         }
     }
 }
@@ -124,7 +127,7 @@ fn gamma(rng: &mut impl Rng, shape: f64) -> f64 {
 
 /// The shape whose coefficient of variation is `cv`, by bisection: the one falls where the other rises.
 fn weibull_shape(cv: f64) -> f64 {
-    let (mut low, mut high) = (*SHAPES.start(), 100.0_f64);
+    let (mut low, mut high) = (*WEIBULL_SHAPES.start(), *WEIBULL_SHAPES.end());
     for _ in 0..100 {
         let shape = (low * high).sqrt();
         let mean = ln_gamma(1.0 + 1.0 / shape);
