@@ -135,20 +135,22 @@ impl Page {
         let late: Vec<&Run> =
             report.runs.iter().filter(|run| !run.generator.kept_schedule).collect();
         match (&late[..], &report.runs[..]) {
+            ([], []) => {}
             ([], [run]) => self.notice("good", &tables::schedule(&run.generator)),
             ([], [_, _, ..]) => {
                 self.notice("good", "The generator kept its schedule in every run.")
             }
-            ([late], _) => self.notice("bad", &tables::schedule(&late.generator)),
-            ([_, ..], runs) => {
+            ([late], [_]) => self.notice("bad", &tables::schedule(&late.generator)),
+            (late, runs) => {
+                let names: Vec<String> = late.iter().map(|run| tables::name(report, run)).collect();
                 let text = format!(
-                    "The generator did NOT keep its schedule in {} of {} runs: it, too, is in their latencies.",
+                    "The generator did NOT keep its schedule in {} of {} runs ({}): it, too, is in their latencies.",
                     late.len(),
-                    runs.len()
+                    runs.len(),
+                    names.join(", ")
                 );
                 self.notice("bad", &text);
             }
-            ([], []) => {}
         }
         for warning in &report.warnings {
             self.notice("warn", warning);

@@ -11,21 +11,17 @@ use crate::report::{Distribution, Kind, Report, Run, Second, ServerSeries, Summa
 const POINTS: usize = 400;
 /// Lines on one plot, so that their colours can be told apart.
 const LINES: usize = 7;
-/// Runs whose own plots are on the PNG sheet.
-const SHEET_RUNS: usize = 3;
-
-/// The plots of the PNG: those over all runs, then those of the runs, or where there are many, of the one that matters.
+/// The plots of the PNG: those over all runs, then those of the run that matters.
 pub(super) fn of_sheet(report: &Report) -> Vec<Plot> {
     let mut plots = of_report(report);
-    if report.runs.len() <= SHEET_RUNS {
-        plots.extend(report.runs.iter().flat_map(of_run));
-    } else if let Some(run) = principal(report) {
-        plots.extend(
-            of_run(run)
-                .into_iter()
-                .map(|plot| Plot { title: format!("{} ({})", plot.title, run.load), ..plot }),
-        );
-    }
+    let of_principal = principal(report).into_iter().flat_map(|run| {
+        let name = tables::name(report, run);
+        of_run(run).into_iter().map(move |plot| (name.clone(), plot))
+    });
+    plots.extend(of_principal.map(|(name, plot)| match report.runs.len() {
+        1 => plot,
+        _ => Plot { title: format!("{} ({name})", plot.title), ..plot },
+    }));
     plots
 }
 

@@ -42,6 +42,7 @@ pub(super) fn table(report: &Report) -> String {
     out.section(&tables::probes(report));
     if let Some(comparison) = &report.comparison {
         out.section(&tables::comparison(comparison));
+        out.field("", &format!("First is {}, second is {}.", comparison.a, comparison.b));
         out.field("", &comparison.verdict);
     }
     out.section(&tables::assertions(report));

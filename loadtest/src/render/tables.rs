@@ -2,7 +2,7 @@
 
 use super::{
     grid::{Cell, Grid, Mood, cell},
-    words::{bytes, count, ms, plural, share, three},
+    words::{brief, bytes, count, ms, plural, share, three},
 };
 use crate::report::{
     Comparison, Difference, Distribution, Generator, Kind, Report, Run, Summary, Verdict,
@@ -15,11 +15,11 @@ pub(super) fn headline(report: &Report) -> String {
     match report.kind {
         Kind::FindMax => match report.find_max.as_ref() {
             Some(found) => match (found.rate, found.above) {
-                (Some(rate), Some(_)) => format!("Holds up to {} requests/s", three(rate)),
+                (Some(rate), Some(_)) => format!("Holds up to {} requests/s", brief(rate)),
                 (Some(rate), None) => {
-                    format!("Holds {} requests/s, the most that was tried", three(rate))
+                    format!("Holds {} requests/s, the most that was tried", brief(rate))
                 }
-                (None, Some(above)) => format!("Does not even hold {} requests/s", three(above)),
+                (None, Some(above)) => format!("Does not even hold {} requests/s", brief(above)),
                 (None, None) => "No rate was tried to its end".to_owned(),
             },
             None => "The search for the highest rate did not end".to_owned(),
@@ -207,7 +207,7 @@ pub(super) fn runs(report: &Report) -> Grid {
 pub(super) fn name(report: &Report, run: &Run) -> String {
     let several_loads = report.runs.iter().any(|other| other.load != run.load);
     let load = match run.rate {
-        Some(rate) if several_loads => format!("{}/s", three(rate)),
+        Some(rate) if several_loads => format!("{}/s", brief(rate)),
         _ if several_loads => run.load.clone(),
         _ => {
             let number = report.runs.iter().position(|other| std::ptr::eq(other, run));
@@ -231,11 +231,11 @@ fn target(report: &Report, run: &Run) -> String {
 /// Whether the generator kept its schedule, in a sentence.
 pub(super) fn schedule(generator: &Generator) -> String {
     let late = &generator.lateness;
-    let how = if late.count == 0 {
-        "nothing was sent".to_owned()
-    } else {
-        format!("lateness p50 {}, p99 {}, at most {}", ms(late.p50), ms(late.p99), ms(late.max))
-    };
+    if late.count == 0 {
+        return "The generator sent nothing.".to_owned();
+    }
+    let how =
+        format!("lateness p50 {}, p99 {}, at most {}", ms(late.p50), ms(late.p99), ms(late.max));
     if generator.kept_schedule {
         format!("The generator kept its schedule: {how}.")
     } else {
@@ -278,7 +278,7 @@ pub(super) fn probes(report: &Report) -> Grid {
     for probe in report.find_max.iter().flat_map(|found| &found.probes) {
         let held = if probe.held { "yes" } else { "no" };
         grid.row([
-            three(probe.rate).into(),
+            brief(probe.rate).into(),
             cell(held, Mood::good_if(probe.held)),
             probe.reason.as_str().into(),
         ]);

@@ -23,6 +23,15 @@ pub(super) fn three(value: f64) -> String {
     }
 }
 
+/// A number that a person chose, without zeros at its end: `8`, `2.5`, `1,200`.
+pub(super) fn brief(value: f64) -> String {
+    if value >= 1000.0 {
+        return three(value);
+    }
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// A whole number with grouped thousands.
 pub(super) fn count(value: u64) -> String {
     let digits = value.to_string();
@@ -114,6 +123,7 @@ mod tests {
             "83.2 s", "5,000 s",
         ];
         assert_eq!(written, expected);
+        assert_eq!([8.0, 2.5, 0.0, 30.0, 1200.0].map(brief), ["8", "2.5", "0", "30", "1,200"]);
         assert_eq!(
             (count(0), count(999), count(1_234_567)),
             ("0".into(), "999".into(), "1,234,567".into())

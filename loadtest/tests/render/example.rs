@@ -60,7 +60,9 @@ fn simulate(rate: f64, slowness: f64, dice: &mut Dice) -> Vec<Answer> {
         if at > WARM_UP_S + MEASURED_S + COOL_DOWN_S {
             return answers;
         }
-        let sent = at + dice.exponential(0.000_08);
+        // From here on the generator itself is too slow.
+        let late = if rate < 60.0 { 0.000_08 } else { 0.015 };
+        let sent = at + dice.exponential(late);
         let slot = (0..free.len()).min_by(|a, b| free[*a].total_cmp(&free[*b])).unwrap();
         let mut begin = free[slot].max(sent);
         if (22.0..24.0).contains(&begin) {
