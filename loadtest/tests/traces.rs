@@ -1,5 +1,6 @@
 //! Traces through the front door: what is sent has the prefix structure, the times and the lengths of what was recorded, and a
 //! bad line is named.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     collections::HashMap,
