@@ -63,7 +63,7 @@ fn reproduces_its_prefixes(trace: &Trace) -> OwnHits {
         pairs.push((sent.hits(), own.hits));
     }
     for (sent, own) in pairs {
-        println!("{trace}: sent {sent}; the trace's own {own}");
+        eprintln!("{trace}: sent {sent}; the trace's own {own}");
         assert_eq!(sent.blocks, own.blocks);
         assert!((sent.of_blocks() - own.of_blocks()).abs() < 0.001);
         assert!((sent.of_tokens() - own.of_tokens()).abs() < 0.001);
