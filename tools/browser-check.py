@@ -10,12 +10,14 @@ import base64
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
 
 WIDTH = 1280
 HEIGHT_MAX = 1950
+TIMEOUT_S = 120
 
 
 class Browser:
@@ -122,6 +124,8 @@ def check(browser, page, folder):
 
 
 def main():
+    # A browser that hangs ends with us, for its pipe is closed then.
+    signal.alarm(TIMEOUT_S)
     program, *rest = sys.argv[1:]
     flag = "--screenshots="
     folders = [pathlib.Path(word.removeprefix(flag)) for word in rest if word.startswith(flag)]

@@ -76,7 +76,7 @@ pub(super) fn plural(n: usize, thing: &str) -> String {
 /// text, cut to `width` characters.
 pub(super) fn line(text: &str, width: usize) -> String {
     let safe = |c: char| if c.is_whitespace() { ' ' } else { c };
-    let mut kept = text.chars().map(safe).filter(|c| !c.is_control() && !turns(*c));
+    let mut kept = text.chars().map(safe).filter(|c| !c.is_control() && !unfit(*c));
     let mut line: String = kept.by_ref().take(width).collect();
     if kept.next().is_some() {
         line.pop();
@@ -85,8 +85,10 @@ pub(super) fn line(text: &str, width: usize) -> String {
     line
 }
 
-fn turns(c: char) -> bool {
+/// What turns the direction of text, and the two that XML does not allow.
+fn unfit(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
 /// `text` for HTML and XML, in content and in quoted attributes.
@@ -100,7 +102,7 @@ pub(super) fn escape(text: &str) -> String {
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
             // Neither HTML nor XML has them, not even escaped.
-            c if c.is_control() && !c.is_whitespace() || turns(c) => {}
+            c if c.is_control() && !c.is_whitespace() || unfit(c) => {}
             c => escaped.push(c),
         }
     }
@@ -140,7 +142,7 @@ mod tests {
 
     #[test]
     fn hostile_words_cannot_command_a_terminal_or_a_page() {
-        assert_eq!(line("a\x1b[2J\nb\u{202e}c", 80), "a[2J bc");
+        assert_eq!(line("a\x1b[2J\nb\u{202e}c\u{ffff}", 80), "a[2J bc");
         assert_eq!(line("abcdef", 4), "abc…");
         assert_eq!(line("abcd", 4), "abcd");
         assert_eq!(escape("<a href='x'>\"&\0"), "&lt;a href=&#39;x&#39;&gt;&quot;&amp;");
