@@ -13,6 +13,7 @@ mod up;
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
+use glint_core::{Failure, Kind};
 use glint_service::{Drain, logging, logging::LogConfig};
 
 /// Serves the GLM-4 family of language models from a cluster of tensor-parallel workers.
@@ -89,8 +90,18 @@ fn main() -> ExitCode {
         Err(error) => {
             // The whole chain on one line: "what failed: why".
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            exit_code(&error)
         }
+    }
+}
+
+/// Exit code of a worker that may be of use when it is started again; 1 says that it is not (`EX_TEMPFAIL` of sysexits).
+const TRY_AGAIN: u8 = 75;
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<glint_worker::WorkerError>() {
+        Some(error) if error.kind() == Kind::Unavailable => ExitCode::from(TRY_AGAIN),
+        _ => ExitCode::FAILURE,
     }
 }
 

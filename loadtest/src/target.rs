@@ -123,7 +123,7 @@ pub struct Client {
 
 enum Transport {
     Http(http::Http),
-    Grpc(grpc::Grpc),
+    Grpc(Box<grpc::Grpc>),
 }
 
 impl Client {
@@ -135,7 +135,7 @@ impl Client {
     pub fn new(target: Arc<Target>) -> Result<Self, TargetError> {
         let transport = match target.endpoint {
             Endpoint::Chat | Endpoint::Completions => Transport::Http(http::Http::new(&target)?),
-            Endpoint::Grpc => Transport::Grpc(grpc::Grpc::new(&target)?),
+            Endpoint::Grpc => Transport::Grpc(Box::new(grpc::Grpc::new(&target)?)),
         };
         Ok(Self { target, transport, connections: Cell::new(0) })
     }

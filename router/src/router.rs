@@ -9,7 +9,7 @@ use glint_fleet::{Fleet, FleetError, Keys, Registration};
 use glint_proto::v1::RouterRecord;
 use glint_service::{Admin, Drain, admin};
 use tokio::net::TcpListener;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::config::RouterConfig;
 use crate::front::Front;

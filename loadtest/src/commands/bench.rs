@@ -9,7 +9,7 @@ use super::{interrupt::Interrupt, models};
 use crate::{
     config::{BenchConfig, OutputConfig, TargetConfig},
     arrivals::Rates,
-    drive::{self, Load, Pace, Watch},
+    drive::{self, DriveError, Load, Pace, Watch},
     live::Live,
     report::{Kind, Report, Run, SCHEMA},
     scrape::Scraper,
@@ -24,6 +24,8 @@ pub(super) struct Bench<'a> {
     pub(super) config: &'a BenchConfig,
     pub(super) interrupt: Interrupt,
     pub(super) warnings: Vec<String>,
+    /// Why the last load ended early.
+    broken: Option<DriveError>,
     started_at: String,
 }
 
@@ -44,7 +46,7 @@ pub(super) fn target(
     let place = models::Place {
         url,
         endpoint: config.endpoint(),
-        api_key: config.api_key.as_deref(),
+        api_key: config.api_key.as_deref().or(config.tenant_key.first().map(|(_, key)| &**key)),
         ca: ca.as_deref(),
     };
     let model = models::choose(&place, model)?;
@@ -77,6 +79,7 @@ impl<'a> Bench<'a> {
             config,
             interrupt: Interrupt::listen()?,
             warnings: Vec::new(),
+            broken: None,
             started_at: now(),
         })
     }
@@ -122,12 +125,18 @@ impl<'a> Bench<'a> {
         self.warnings.extend(scraped.warnings);
         if let Some(error) = driven.broken {
             self.warnings.push(format!("the test ended early: {error}"));
+            self.broken = Some(error);
         }
         Ok(Run { target, started_at: Some(started_at), server: scraped.series, ..driven.run })
     }
 
-    /// The document, without what only some kinds have.
-    pub(super) fn report(self, kind: Kind, runs: Vec<Run>) -> Report {
+    /// Whether nothing more is to be measured.
+    pub(super) fn ended(&self) -> bool {
+        self.interrupt.happened() || self.broken.is_some()
+    }
+
+    /// The document, without what only some kinds have, and what broke the test. The document is kept in any case.
+    pub(super) fn report(self, kind: Kind, runs: Vec<Run>) -> (Report, Option<DriveError>) {
         let mut warnings = self.warnings;
         if self.interrupt.happened() {
             warnings.push("interrupted by the user: the figures are those until then".to_owned());
@@ -138,7 +147,7 @@ impl<'a> Bench<'a> {
             endpoint: target.endpoint.name().to_owned(),
             model: target.model.to_string(),
         });
-        Report {
+        let report = Report {
             schema: SCHEMA.to_owned(),
             kind,
             glint_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -153,7 +162,8 @@ impl<'a> Bench<'a> {
             comparison: None,
             assertions: Vec::new(),
             warnings,
-        }
+        };
+        (report, self.broken)
     }
 }
 
@@ -174,13 +184,12 @@ fn doubts(runs: &[Run], config: &BenchConfig) -> Vec<String> {
         }
         let wanted = output_tokens_mean(&config.workload);
         let came = of.output_tokens as f64 / (of.done.max(1)) as f64;
-        if let Some(wanted) = wanted.filter(|wanted| of.done > 0 && came < wanted * 0.9) {
-            if !config.target.ignore_eos {
-                doubts.push(format!(
-                    "run {number}: answers had {came:.0} tokens on average where {wanted:.0} were allowed; --ignore-eos asks for exact \
-                     lengths of servers that know it"
-                ));
-            }
+        let short = |wanted: &f64| of.done > 0 && came < wanted * 0.9 && !config.target.ignore_eos;
+        if let Some(wanted) = wanted.filter(short) {
+            doubts.push(format!(
+                "run {number}: answers had {came:.0} tokens on average where {wanted:.0} were allowed; --ignore-eos asks for exact \
+                 lengths of servers that know it"
+            ));
         }
     }
     doubts
