@@ -141,14 +141,14 @@ impl Measures {
                     histogram.auto(true);
                     histogram
                 });
-                ttfts.saturating_record(stats::micros(ttft));
+                stats::note(ttfts, stats::micros(ttft));
             }
         }
         let to = self.window.to.unwrap_or(Duration::MAX);
         if record.intended < self.window.from || record.intended >= to {
             return;
         }
-        self.lateness.saturating_record(stats::micros(record.lateness()));
+        stats::note(&mut self.lateness, stats::micros(record.lateness()));
         self.late += u64::from(record.lateness() > LATE);
         self.total.add(record, &self.slo);
         let labels = [
@@ -169,6 +169,18 @@ impl Measures {
     /// Connections that a client opened.
     pub fn connected(&mut self, connections: u64) {
         self.connections += connections;
+    }
+
+    /// Latest intended start so far.
+    #[must_use]
+    pub fn last_intended(&self) -> Duration {
+        self.last_intended
+    }
+
+    /// Latest end so far.
+    #[must_use]
+    pub fn last_end(&self) -> Duration {
+        self.last_end
     }
 
     /// Streams that run now.

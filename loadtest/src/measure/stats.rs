@@ -21,11 +21,20 @@ pub(super) struct Stats {
     e2e: Histogram<u64>,
 }
 
+/// Longer is no latency but a test that was forgotten: a year.
+const LONGEST_US: u64 = 365 * 24 * 3600 * 1_000_000;
+
 /// Microseconds, three digits, as long as need be.
 pub(super) fn histogram() -> Histogram<u64> {
     let mut histogram = Histogram::new(3).expect("three digits are allowed");
     histogram.auto(true);
     histogram
+}
+
+/// Counts a value. Not `saturating_record`: that one clips at what the histogram has grown to so far.
+pub(super) fn note<C: hdrhistogram::Counter>(histogram: &mut Histogram<C>, micros: u64) {
+    let longest = micros.min(LONGEST_US);
+    histogram.record(longest).expect("a histogram that grows takes every value up to its bound");
 }
 
 pub(super) fn micros(time: Duration) -> u64 {
@@ -66,17 +75,17 @@ impl Stats {
         summary.output_tokens += u64::from(record.output_tokens);
         self.good += u64::from(slo::is_good(slo, record));
         if let (Some(ttft), Some(first)) = (record.ttft(), record.first_token) {
-            self.ttft.saturating_record(micros(ttft));
-            self.ttft_from_sent.saturating_record(micros(first.saturating_sub(record.sent)));
+            note(&mut self.ttft, micros(ttft));
+            note(&mut self.ttft_from_sent, micros(first.saturating_sub(record.sent)));
         }
         for &gap in &record.gaps_us {
-            self.itl.saturating_record(u64::from(gap));
+            note(&mut self.itl, u64::from(gap));
         }
         if let Some(tpot) = record.tpot() {
-            self.tpot.saturating_record(micros(tpot));
+            note(&mut self.tpot, micros(tpot));
         }
         if let Some(e2e) = record.e2e() {
-            self.e2e.saturating_record(micros(e2e));
+            note(&mut self.e2e, micros(e2e));
         }
     }
 
@@ -136,5 +145,26 @@ pub fn distribution(micros: &Histogram<u64>) -> Distribution {
         p999: quantile(0.999),
         max: ms(micros.max()),
         cdf: shares().map(|share| (share, quantile(share))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_latency_is_counted_as_it_is_and_three_digits_exact() {
+        let mut all = histogram();
+        for ms in [1_u64, 2, 40, 3_000, 70_000, 3_600_000] {
+            note(&mut all, ms * 1000);
+        }
+        note(&mut all, u64::MAX);
+        let of = distribution(&all);
+        for (share, ms) in [(0.1, 1.0), (0.5, 3_000.0), (0.85, 3_600_000.0)] {
+            let found = all.value_at_quantile(share) as f64 / 1e3;
+            assert!((found / ms - 1.0).abs() < 1e-3, "{found} ms at {share}, {ms} expected");
+        }
+        assert_eq!((of.count, of.min), (7, 1.0));
+        assert!((of.max / (LONGEST_US as f64 / 1e3) - 1.0).abs() < 1e-3, "{}", of.max);
     }
 }
