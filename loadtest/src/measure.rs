@@ -232,6 +232,7 @@ impl Measures {
                 ..Generator::default()
             },
             series: self.series(),
+            server_queue_ms: None,
             server: Vec::new(),
         }
     }

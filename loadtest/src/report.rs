@@ -106,6 +106,9 @@ pub struct Run {
     pub generator: Generator,
     /// One per second since the run's begin, warm-up and cool-down included.
     pub series: Vec<Second>,
+    /// Mean time in the servers' own queues, ms, by their histograms `…queue_time_seconds`; absent where they have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_queue_ms: Option<f64>,
     /// What the servers said of themselves meanwhile.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub server: Vec<ServerSeries>,

@@ -67,6 +67,18 @@ impl Scraper {
     }
 }
 
+/// Mean time in the servers' queues over the run, ms: what a histogram's sum grew by over what its count grew by, as `vllm:request_queue_time_seconds`
+/// has it. `None` where no server has such a histogram, or nothing passed its queue.
+#[must_use]
+pub fn queue_ms(series: &[ServerSeries]) -> Option<f64> {
+    let growth = |end: &str| {
+        let of = series.iter().filter(|one| one.metric.ends_with(end));
+        of.filter_map(|one| Some(one.points.last()?.1 - one.points.first()?.1)).sum::<f64>()
+    };
+    let count = growth("queue_time_seconds_count");
+    (count > 0.0).then(|| growth("queue_time_seconds_sum") / count * 1e3)
+}
+
 async fn read(pages: &[Uri], names: &[String], watch: &Watch, ended: &AtomicBool) -> Scraped {
     let mut series: BTreeMap<(usize, String), Vec<(f64, f64)>> = BTreeMap::new();
     let mut warnings: BTreeMap<usize, String> = BTreeMap::new();
@@ -123,6 +135,19 @@ mod tests {
     use super::*;
 
     const PAGE: &str = "# HELP x y\nvllm:num_requests_waiting{model_name=\"a b\"} 2\nvllm:num_requests_waiting{model_name=\"c\"} 3 1700\nqueue_bucket{le=\"1\"} 9\nup 1\nqueue_depth NaN\n";
+
+    #[test]
+    fn the_mean_time_in_a_queue_is_what_grew_meanwhile() {
+        let series = |metric: &str, points: &[(f64, f64)]| ServerSeries {
+            url: String::new(),
+            metric: metric.to_owned(),
+            points: points.to_vec(),
+        };
+        let sum = series("vllm:request_queue_time_seconds_sum", &[(0.0, 5.0), (9.0, 6.0)]);
+        let count = series("vllm:request_queue_time_seconds_count", &[(0.0, 100.0), (9.0, 150.0)]);
+        assert_eq!(queue_ms(&[sum, count]), Some(20.0));
+        assert_eq!(queue_ms(&[]), None);
+    }
 
     #[test]
     fn series_of_one_name_are_added_up() {

@@ -12,7 +12,7 @@ use crate::{
     drive::{self, DriveError, Load, Pace, Watch},
     live::Live,
     report::{Kind, Report, Run, SCHEMA},
-    scrape::Scraper,
+    scrape::{self, Scraper},
     target::Target,
     workload::{Distribution, Starts, WorkloadConfig},
 };
@@ -127,7 +127,13 @@ impl<'a> Bench<'a> {
             self.warnings.push(format!("the test ended early: {error}"));
             self.broken = Some(error);
         }
-        Ok(Run { target, started_at: Some(started_at), server: scraped.series, ..driven.run })
+        Ok(Run {
+            target,
+            started_at: Some(started_at),
+            server_queue_ms: scrape::queue_ms(&scraped.series),
+            server: scraped.series,
+            ..driven.run
+        })
     }
 
     /// Whether nothing more is to be measured.

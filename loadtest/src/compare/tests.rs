@@ -29,6 +29,7 @@ fn run(load: &str, ttft_p95: f64, failed: u64) -> Run {
         parts: Vec::new(),
         generator: Generator::default(),
         series: Vec::new(),
+        server_queue_ms: None,
         server: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     grid::{Grid, WIDTH},
     tables,
-    words::{bytes, line, three},
+    words::{bytes, line, ms, three},
 };
 use crate::report::{Report, Run};
 
@@ -118,6 +118,10 @@ impl Out {
         self.section(&tables::errors(&run.summary));
         self.section(&tables::parts(run));
         self.line("");
+        if let Some(queue_ms) = run.server_queue_ms {
+            let queue = format!("Requests waited {} on average in the servers' own queues.", ms(queue_ms));
+            self.field("", &queue);
+        }
         self.field("", &tables::schedule(&run.generator));
         let g = &run.generator;
         self.field(

@@ -208,6 +208,7 @@ fn run(target: usize, rate: f64, slowness: f64, seed: u64) -> Run {
         load: format!("Poisson {rate} requests/s for 60 s"),
         rate: Some(rate),
         started_at: Some(format!("2026-11-25T12:{:02}:00Z", seed % 60)),
+        server_queue_ms: Some(1.5),
         measured_from_s: WARM_UP_S,
         measured_to_s: WARM_UP_S + MEASURED_S,
         elapsed_s,
