@@ -11,4 +11,5 @@ mod demo;
 mod faults;
 mod grpc;
 mod hostile;
+mod loadtest;
 mod support;
