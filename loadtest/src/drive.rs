@@ -14,14 +14,13 @@ mod pacer;
 mod session;
 
 use std::{
+    cell::Cell,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
+use pacer::Prepared;
 use parking_lot::Mutex;
 use tokio::{
     sync::mpsc,
@@ -100,7 +99,8 @@ pub enum DriveError {
 pub struct Watch {
     measures: Arc<Mutex<Measures>>,
     begin: Instant,
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
+    stopped_at: Arc<OnceLock<Duration>>,
     cut: CancellationToken,
 }
 
@@ -114,14 +114,16 @@ impl Watch {
         Self {
             measures: Arc::new(Mutex::new(Measures::new(load.window, load.slo.clone()))),
             begin: Instant::now(),
-            stop: Arc::default(),
+            stop: CancellationToken::new(),
+            stopped_at: Arc::default(),
             cut: CancellationToken::new(),
         }
     }
 
-    /// Starts no further session; those that run may end.
+    /// Starts nothing further, no later turn either; answers that come may end.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stopped_at.get_or_init(|| self.begin.elapsed());
+        self.stop.cancel();
     }
 
     /// Ends at once; what runs is unfinished.
@@ -142,7 +144,7 @@ impl Watch {
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.is_cancelled()
     }
 
     fn since_begin(&self, at: Instant) -> Duration {
@@ -173,21 +175,17 @@ pub fn run(
     sink: Option<Sink>,
 ) -> Result<Driven, DriveError> {
     let cpu_before = cpu_time();
-    let threads = load.threads.max(1);
-    let mut handovers = Vec::new();
+    let threads = match load.pace {
+        Pace::Open => load.threads.max(1),
+        // A thread without a session would have nothing to do.
+        Pace::Closed { sessions } => load.threads.clamp(1, sessions.max(1)),
+    };
+    let (handovers, intakes) = intakes(load.pace, threads);
     let mut generators = Vec::new();
-    for _ in 0..threads {
-        let capacity = match load.pace {
-            Pace::Open => HANDOVER_MAX,
-            Pace::Closed { .. } => 1,
-        };
-        let (handover, sessions) = mpsc::channel(capacity);
-        handovers.push(handover);
+    for intake in intakes {
         let generator = Generator {
             target: target.clone(),
             watch: watch.clone(),
-            pace: load.pace,
-            threads,
             drain: load.drain,
             sink: sink.clone(),
             duration: load.duration,
@@ -195,13 +193,10 @@ pub fn run(
         // Checked here, where an error can be told.
         Client::new(target.clone())?;
         let thread = std::thread::Builder::new().name("generator".to_owned());
-        generators.push(thread.spawn(move || generator.run(sessions))?);
+        generators.push(thread.spawn(move || generator.run(intake))?);
     }
     let paced = pacer::pace(target, schedule, load, watch, handovers);
-    let schedule_end = match load.duration {
-        Some(duration) if !watch.stopped() && paced.is_ok() => duration,
-        _ => watch.elapsed(),
-    };
+    let paced_end = watch.elapsed();
     let mut broken = paced.err();
     for generator in generators {
         match generator.join() {
@@ -210,25 +205,57 @@ pub fn run(
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
+    let duration = load.duration.unwrap_or(Duration::MAX);
+    let schedule_end = match load.pace {
+        Pace::Open if load.duration.is_some() && broken.is_none() => duration,
+        Pace::Open => watch.look(Measures::last_intended).max(paced_end).min(duration),
+        // Its throughput is over all of its time, for nothing begins but when something ends.
+        Pace::Closed { .. } => watch.look(Measures::last_end).min(duration),
+    };
+    let schedule_end = watch.stopped_at.get().map_or(schedule_end, |at| schedule_end.min(*at));
     let mut run = watch.look(|measures| measures.run(&load.description, load.rate, schedule_end));
     run.generator.cpu_s = cpu_time().saturating_sub(cpu_before).as_secs_f64();
     run.generator.rss_bytes = rss_peak_bytes();
     Ok(Driven { run, broken })
 }
 
+/// Where a thread takes its sessions.
+enum Intake {
+    /// Its own.
+    Open(mpsc::Receiver<Prepared>),
+    /// Those of all threads, so that none waits while another has some in stock; and how many it keeps going.
+    Closed(Arc<tokio::sync::Mutex<mpsc::Receiver<Prepared>>>, usize),
+}
+
+fn intakes(pace: Pace, threads: usize) -> (Vec<mpsc::Sender<Prepared>>, Vec<Intake>) {
+    match pace {
+        Pace::Open => {
+            let pairs = (0..threads).map(|_| mpsc::channel(HANDOVER_MAX));
+            pairs.map(|(handover, sessions)| (handover, Intake::Open(sessions))).unzip()
+        }
+        Pace::Closed { sessions } => {
+            // One waits ready for each that runs.
+            let (handover, shared) = mpsc::channel(sessions.clamp(1, HANDOVER_MAX));
+            let shared = Arc::new(tokio::sync::Mutex::new(shared));
+            let users = |thread| sessions / threads + usize::from(thread < sessions % threads);
+            let intakes =
+                (0..threads).map(|thread| Intake::Closed(shared.clone(), users(thread))).collect();
+            (vec![handover], intakes)
+        }
+    }
+}
+
 /// One thread that sends and reads.
 struct Generator {
     target: Arc<Target>,
     watch: Watch,
-    pace: Pace,
-    threads: usize,
     drain: Duration,
     duration: Option<Duration>,
     sink: Option<Sink>,
 }
 
 impl Generator {
-    fn run(self, sessions: mpsc::Receiver<pacer::Prepared>) -> Result<(), DriveError> {
+    fn run(self, intake: Intake) -> Result<(), DriveError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = Client::new(self.target.clone())?;
         let context = Rc::new(session::Context {
@@ -237,39 +264,53 @@ impl Generator {
             watch: self.watch.clone(),
             duration: self.duration,
             sink: self.sink.clone(),
+            last_due: Cell::default(),
         });
         let local = LocalSet::new();
         local.block_on(&runtime, async {
             let mut running = JoinSet::new();
-            match self.pace {
-                Pace::Open => open(&context, sessions, &mut running).await,
-                Pace::Closed { sessions: wanted } => {
-                    let own = wanted.div_ceil(self.threads);
-                    closed(&context, sessions, own, &mut running).await;
+            match intake {
+                Intake::Open(sessions) => open(&context, sessions, &mut running).await,
+                Intake::Closed(sessions, users) => {
+                    closed(&context, &sessions, users, &mut running).await;
                 }
             }
-            self.drain(&mut running).await;
+            self.drain(&context, &mut running).await;
         });
         self.watch.measures.lock().connected(context.client.connections());
         Ok(())
     }
 
-    /// Waits until all sessions have ended, at most `drain`; then they are cut.
-    async fn drain(&self, running: &mut JoinSet<()>) {
+    /// Waits until all sessions have ended, at most `drain` after the last turn was due; then they are cut.
+    async fn drain(&self, context: &session::Context, running: &mut JoinSet<()>) {
         let ended = async { while running.join_next().await.is_some() {} };
         tokio::select! {
             () = ended => return,
-            () = tokio::time::sleep(self.drain) => {}
+            () = self.overdue(context) => {}
             () = self.watch.cut.cancelled() => {}
         }
         self.watch.cut.cancel();
         while running.join_next().await.is_some() {}
     }
+
+    /// Ends `drain` after the last turn was due. A session that goes on after the schedule's end makes later turns due.
+    async fn overdue(&self, context: &session::Context) {
+        let mut from = self.watch.elapsed();
+        loop {
+            tokio::time::sleep((from + self.drain).saturating_sub(self.watch.elapsed())).await;
+            // Ctrl-C means now, and not when the users will have thought.
+            let due = context.last_due.get();
+            if due <= from || self.watch.stopped() {
+                return;
+            }
+            from = due;
+        }
+    }
 }
 
 async fn open(
     context: &Rc<session::Context>,
-    mut sessions: mpsc::Receiver<pacer::Prepared>,
+    mut sessions: mpsc::Receiver<Prepared>,
     running: &mut JoinSet<()>,
 ) {
     while let Some(prepared) = sessions.recv().await {
@@ -279,21 +320,25 @@ async fn open(
     }
 }
 
+/// Returns when no further session begins.
 async fn closed(
     context: &Rc<session::Context>,
-    sessions: mpsc::Receiver<pacer::Prepared>,
+    sessions: &Arc<tokio::sync::Mutex<mpsc::Receiver<Prepared>>>,
     users: usize,
     running: &mut JoinSet<()>,
 ) {
-    let sessions = Rc::new(tokio::sync::Mutex::new(sessions));
+    let exhausted = CancellationToken::new();
     for _ in 0..users {
         let (context, sessions) = (context.clone(), sessions.clone());
+        let at_end = exhausted.clone().drop_guard();
         running.spawn_local(async move {
+            // The first whose place stays free tells that the end has come.
+            let _at_end = at_end;
             loop {
                 let free = context.watch.elapsed();
                 let next = sessions.lock().await.recv().await;
                 let Some(mut prepared) = next else { return };
-                if context.watch.stopped() {
+                if context.watch.stopped() || context.duration.is_some_and(|end| free >= end) {
                     return;
                 }
                 // How long the pacer took is the generator's lateness, not the server's.
@@ -301,6 +346,17 @@ async fn closed(
                 session::run(context.clone(), prepared).await;
             }
         });
+    }
+    let over = async {
+        match context.duration {
+            Some(end) => tokio::time::sleep(end.saturating_sub(context.watch.elapsed())).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = over => {}
+        () = exhausted.cancelled() => {}
+        () = context.watch.stop.cancelled() => {}
     }
 }
 

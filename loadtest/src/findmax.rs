@@ -62,10 +62,13 @@ pub fn judge(run: &Run, slo: &[Condition]) -> Judgement {
 /// Streams per second by which a queue grows; `None` where it does not.
 ///
 /// A least-squares line through the running streams of the measured seconds: `b = Σ(t−t̄)(y−ȳ)/Σ(t−t̄)²`, with standard error
-/// `s/√Σ(t−t̄)²`, `s² = Σ(residual)²/(n−2)`.
+/// `s/√Σ(t−t̄)²`, `s² = Σ(residual)²/(n−2)`. Until the first answers have ended, running streams grow on any server: as long as 95 % of
+/// the answers take, at most half of the probe, is left out.
 fn growth(run: &Run) -> Option<f64> {
+    let half_s = (run.measured_to_s - run.measured_from_s) / 2.0;
+    let from_s = run.measured_from_s + (run.summary.e2e.p95 / 1e3).min(half_s);
     let inside = |second: &&Second| {
-        second.t_s as f64 >= run.measured_from_s && (second.t_s + 1) as f64 <= run.measured_to_s
+        second.t_s as f64 >= from_s && (second.t_s + 1) as f64 <= run.measured_to_s
     };
     let points: Vec<(f64, f64)> =
         run.series.iter().filter(inside).map(|s| (s.t_s as f64, s.running as f64)).collect();
@@ -133,9 +136,7 @@ impl Search {
         match (self.held, self.above) {
             (None, None) => Some(self.from),
             (Some(held), None) => (held < self.highest).then(|| (held * 2.0).min(self.highest)),
-            (None, Some(above)) => {
-                (above > self.lowest).then(|| (above / 2.0).max(self.lowest))
-            }
+            (None, Some(above)) => (above > self.lowest).then(|| (above / 2.0).max(self.lowest)),
             (Some(held), Some(above)) if above / held > 1.0 + self.tolerance => {
                 Some((held * above).sqrt())
             }

@@ -8,8 +8,8 @@ mod stats;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hdrhistogram::Histogram;
-pub use stats::distribution;
 use stats::Stats;
+pub use stats::distribution;
 
 use crate::{
     record::{Outcome, Record},
@@ -264,7 +264,8 @@ impl Measures {
             running = running + second.counts.sent - second.ended;
             running_per_s.push(running);
         }
-        let p95 = |s: &SecondSums| s.ttft.as_ref().map_or(0, |ttft| ttft.value_at_quantile(0.95) / 1000);
+        let p95 =
+            |s: &SecondSums| s.ttft.as_ref().map_or(0, |ttft| ttft.value_at_quantile(0.95) / 1000);
         let [ttft, itl, e2e] = self.total.quantiles_ms();
         Glance {
             requests: self.total.summary.requests,
@@ -288,10 +289,14 @@ impl Measures {
         let mut running = 0;
         let one = |second: &SecondSums| {
             running = running + second.counts.sent - second.ended;
-            let quantile = |q| {
-                second.ttft.as_ref().map_or(0.0, |ttft| ttft.value_at_quantile(q) as f64 / 1e3)
-            };
-            Second { running, ttft_p50: quantile(0.5), ttft_p95: quantile(0.95), ..second.counts.clone() }
+            let quantile =
+                |q| second.ttft.as_ref().map_or(0.0, |ttft| ttft.value_at_quantile(q) as f64 / 1e3);
+            Second {
+                running,
+                ttft_p50: quantile(0.5),
+                ttft_p95: quantile(0.95),
+                ..second.counts.clone()
+            }
         };
         self.seconds.iter().map(one).collect()
     }

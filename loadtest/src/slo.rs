@@ -69,7 +69,9 @@ enum Unit {
 
 /// A condition is not written as one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no condition: {reason}; write it like ttft_p95<500ms, itl_p99<50ms, failed_share<1% or done_per_s>20")]
+#[error(
+    "`{text}` is no condition: {reason}; write it like ttft_p95<500ms, itl_p99<50ms, failed_share<1% or done_per_s>20"
+)]
 pub struct ConditionError {
     text: String,
     reason: String,
@@ -126,7 +128,8 @@ impl FromStr for Figure {
                 return Ok(Self::Latency(latency, *statistic));
             }
         }
-        let names = LATENCIES.iter().map(|(name, _)| *name).chain(OTHERS.iter().map(|(name, _)| *name));
+        let names =
+            LATENCIES.iter().map(|(name, _)| *name).chain(OTHERS.iter().map(|(name, _)| *name));
         Err(format!(
             "no figure is called `{name}`; there are {}, and latencies take _mean, _p50, _p90, _p95, _p99, _p999 or _max",
             names.collect::<Vec<_>>().join(", ")
@@ -154,11 +157,16 @@ impl FromStr for Condition {
         let figure: Figure = name.trim().parse().map_err(wrong)?;
         let is_time = matches!(unit, Unit::Microseconds | Unit::Milliseconds | Unit::Seconds);
         match figure {
-            Figure::Latency(..) if !is_time => return Err(wrong("a latency needs us, ms or s".to_owned())),
+            Figure::Latency(..) if !is_time => {
+                return Err(wrong("a latency needs us, ms or s".to_owned()));
+            }
             Figure::Errors | Figure::Goodput | Figure::CachedShare if *unit != Unit::Percent => {
                 return Err(wrong("a share needs %".to_owned()));
             }
-            Figure::RequestsPerS | Figure::DonePerS | Figure::OutputTokensPerS | Figure::GoodputPerS
+            Figure::RequestsPerS
+            | Figure::DonePerS
+            | Figure::OutputTokensPerS
+            | Figure::GoodputPerS
                 if *unit != Unit::Plain =>
             {
                 return Err(wrong("a rate has no unit".to_owned()));
@@ -224,7 +232,9 @@ impl Condition {
         let Figure::Latency(latency, statistic) = self.figure else { return None };
         let value = match latency {
             Latency::Ttft => record.ttft(),
-            Latency::TtftFromSent => record.first_token.map(|first| first.saturating_sub(record.sent)),
+            Latency::TtftFromSent => {
+                record.first_token.map(|first| first.saturating_sub(record.sent))
+            }
             Latency::Itl => statistic.of_gaps(&record.gaps_us),
             Latency::Tpot => record.tpot(),
             Latency::E2e => record.e2e(),

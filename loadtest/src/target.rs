@@ -19,11 +19,11 @@ use std::{
 };
 
 pub use answer::Answer;
-use tokio_util::sync::CancellationToken;
 use answer::message_of;
+pub use body::{Ask, Conversation, RenderError};
 pub(crate) use grpc::grpc_address;
 pub(crate) use http::get;
-pub use body::{Ask, Conversation, RenderError};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     plan::{Labels, Reader},

@@ -106,7 +106,8 @@ impl Recorded {
     /// Where they differ first, and how.
     pub fn compare(&self, answer: &Answer) -> Result<(), Differs> {
         let none = Vec::new();
-        let came: Vec<&str> = answer.pieces.as_ref().unwrap_or(&none).iter().map(|p| &**p).collect();
+        let came: Vec<&str> =
+            answer.pieces.as_ref().unwrap_or(&none).iter().map(|p| &**p).collect();
         let expected: Vec<&str> = self.expected.iter().map(String::as_str).collect();
         let ids_known = !self.expected_token_ids.is_empty() && !answer.token_ids.is_empty();
         if came.concat() == expected.concat()
@@ -125,7 +126,12 @@ impl Recorded {
             let tail = text.get(skipped.min(text.len())..).unwrap_or(&text);
             tail.chars().take(60).collect()
         };
-        Err(Differs { kind: kind(&expected, &came), token, expected: from(&expected), came: from(&came) })
+        Err(Differs {
+            kind: kind(&expected, &came),
+            token,
+            expected: from(&expected),
+            came: from(&came),
+        })
     }
 }
 
@@ -183,13 +189,15 @@ pub fn read(path: &Path) -> Result<Vec<Recorded>, PlanError> {
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let bytes = std::io::Read::take(&mut reader, LINE_BYTES_MAX as u64).read_until(b'\n', &mut line);
+        let bytes =
+            std::io::Read::take(&mut reader, LINE_BYTES_MAX as u64).read_until(b'\n', &mut line);
         if bytes.map_err(unreadable)? == 0 {
             break;
         }
         let wrong = |reason| PlanError::Line { file: file.clone(), line: number, reason };
-        let recorded: Recorded = serde_json::from_slice(&line)
-            .map_err(|error| wrong(format!("no recorded answer ({error}); make one with `glint loadtest record`")))?;
+        let recorded: Recorded = serde_json::from_slice(&line).map_err(|error| {
+            wrong(format!("no recorded answer ({error}); make one with `glint loadtest record`"))
+        })?;
         recorded.session().map_err(wrong)?;
         all.push(recorded);
     }
@@ -251,7 +259,8 @@ mod tests {
     fn a_line_that_is_none_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let good = serde_json::to_string(&recorded(&["a"])).unwrap();
-        std::fs::write(file.path(), format!("{good}\n{{\"output_tokens\":1,\"expected\":[]}}\n")).unwrap();
+        std::fs::write(file.path(), format!("{good}\n{{\"output_tokens\":1,\"expected\":[]}}\n"))
+            .unwrap();
         let error = read(file.path()).unwrap_err().to_string();
         assert!(error.contains("line 2: needs one of messages"), "{error}");
     }

@@ -7,8 +7,8 @@ use http::Uri;
 
 use super::{interrupt::Interrupt, models};
 use crate::{
-    config::{BenchConfig, OutputConfig, TargetConfig},
     arrivals::Rates,
+    config::{BenchConfig, OutputConfig, TargetConfig},
     drive::{self, DriveError, Load, Pace, Watch},
     live::Live,
     report::{Kind, Report, Run, SCHEMA},
@@ -39,7 +39,8 @@ pub(super) fn target(
     let ca = match &config.ca_file {
         None => None,
         Some(path) => {
-            let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let pem =
+                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             Some(Arc::from(pem))
         }
     };
@@ -177,7 +178,8 @@ impl<'a> Bench<'a> {
 fn doubts(runs: &[Run], config: &BenchConfig) -> Vec<String> {
     let mut doubts = Vec::new();
     if runs.iter().all(|run| run.summary.requests == 0) {
-        doubts.push("no request was intended in the measured window: nothing is measured".to_owned());
+        doubts
+            .push("no request was intended in the measured window: nothing is measured".to_owned());
     }
     for (number, run) in (1..).zip(runs) {
         let of = &run.summary;
@@ -203,7 +205,8 @@ fn doubts(runs: &[Run], config: &BenchConfig) -> Vec<String> {
 
 /// Whether later prompts stand on what was answered.
 fn has_conversations(workload: &WorkloadConfig) -> bool {
-    let single = workload.turns == Distribution::fixed(1) && workload.tool_calls == Distribution::fixed(0);
+    let single =
+        workload.turns == Distribution::fixed(1) && workload.tool_calls == Distribution::fixed(0);
     workload.trace.is_some() || !single
 }
 

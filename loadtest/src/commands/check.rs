@@ -36,14 +36,16 @@ pub(super) fn record(config: &RecordConfig) -> anyhow::Result<Gate> {
         }
         sessions.push(session);
     }
-    let turns: Arc<[Turn]> = sessions.iter().filter_map(|session| session.turns.first().cloned()).collect();
+    let turns: Arc<[Turn]> =
+        sessions.iter().filter_map(|session| session.turns.first().cloned()).collect();
     let answers: Arc<Mutex<BTreeMap<u64, String>>> = Arc::default();
     let sink: Sink = {
         let answers = answers.clone();
         Arc::new(move |record: &Record, answer| {
             let turn = usize::try_from(record.session).ok().and_then(|index| turns.get(index));
             if let (Some(turn), Outcome::Done) = (turn, &record.outcome) {
-                let line = Recorded::new(turn, &turn.prompt, answer).and_then(|recorded| serde_json::to_string(&recorded).ok());
+                let line = Recorded::new(turn, &turn.prompt, answer)
+                    .and_then(|recorded| serde_json::to_string(&recorded).ok());
                 answers.lock().extend(line.map(|line| (record.session, line)));
             }
         })
@@ -69,16 +71,25 @@ pub(super) fn verify(config: &VerifyConfig) -> anyhow::Result<Gate> {
     let sink: Sink = {
         let (found, recorded) = (found.clone(), recorded.clone());
         Arc::new(move |record: &Record, answer| {
-            let Some(was) = usize::try_from(record.session).ok().and_then(|index| recorded.get(index)) else { return };
+            let Some(was) =
+                usize::try_from(record.session).ok().and_then(|index| recorded.get(index))
+            else {
+                return;
+            };
             let line = record.session + 1;
             let told = match &record.outcome {
                 Outcome::Done => was.compare(answer).err().map(|differs| {
                     format!(
                         "line {line}: {} from token {}: {:?} was recorded, {:?} came",
-                        differs.kind.name(), differs.token, differs.expected, differs.came
+                        differs.kind.name(),
+                        differs.token,
+                        differs.expected,
+                        differs.came
                     )
                 }),
-                Outcome::Failed(kind, message) => Some(format!("line {line}: {}: {message}", kind.name())),
+                Outcome::Failed(kind, message) => {
+                    Some(format!("line {line}: {}: {message}", kind.name()))
+                }
                 Outcome::Left | Outcome::Unfinished => Some(format!("line {line}: not finished")),
             };
             found.lock().insert(record.session, told);
@@ -101,7 +112,12 @@ pub(super) fn verify(config: &VerifyConfig) -> anyhow::Result<Gate> {
 }
 
 /// Asks all, so many at a time, until the user interrupts.
-fn all(target: &Arc<Target>, sessions: Vec<Session>, at_a_time: usize, sink: Sink) -> anyhow::Result<()> {
+fn all(
+    target: &Arc<Target>,
+    sessions: Vec<Session>,
+    at_a_time: usize,
+    sink: Sink,
+) -> anyhow::Result<()> {
     if at_a_time == 0 {
         bail!("--concurrency must be above 0");
     }

@@ -8,10 +8,10 @@ use super::{Gate, bench::Bench, output};
 use crate::{
     arrivals::Rates,
     compare,
-    config::{CompareConfig, FindMaxConfig, RunConfig, SweepConfig},
-    drive::Watch,
+    config::{BenchConfig, CompareConfig, FindMaxConfig, RunConfig, SweepConfig},
+    drive::{DriveError, Watch},
     findmax::{self, Search},
-    report::{FindMax, Kind, Run},
+    report::{FindMax, Kind, Report, Run},
 };
 
 /// Streams that wait over that many seconds of intended requests: a probe need not go on.
@@ -29,13 +29,13 @@ pub(super) fn run(config: &RunConfig) -> anyhow::Result<Gate> {
     let mut runs = Vec::new();
     for round in 0..u64::from(config.repeats) {
         runs.push(bench.measure(0, (&load, config.rate.as_ref()), round, never)?);
-        if bench.interrupt.happened() {
+        if bench.ended() {
             break;
         }
     }
-    let mut report = bench.report(Kind::Run, runs);
+    let (mut report, broken) = bench.report(Kind::Run, runs);
     report.intervals = compare::intervals(&report.runs);
-    output::finish(report, &config.bench.output)
+    finish(report, broken, &config.bench)
 }
 
 pub(super) fn sweep(config: &SweepConfig) -> anyhow::Result<Gate> {
@@ -47,11 +47,12 @@ pub(super) fn sweep(config: &SweepConfig) -> anyhow::Result<Gate> {
         let rates = Rates::constant(rate)?;
         let load = config.bench.load(Some(&rates))?;
         runs.push(bench.measure(0, (&load, Some(&rates)), 0, never)?);
-        if bench.interrupt.happened() {
+        if bench.ended() {
             break;
         }
     }
-    output::finish(bench.report(Kind::Sweep, runs), &config.bench.output)
+    let (report, broken) = bench.report(Kind::Sweep, runs);
+    finish(report, broken, &config.bench)
 }
 
 pub(super) fn find_max(config: &FindMaxConfig) -> anyhow::Result<Gate> {
@@ -62,12 +63,8 @@ pub(super) fn find_max(config: &FindMaxConfig) -> anyhow::Result<Gate> {
     output::check(&config.bench.output)?;
     let slo = config.bench.load.slo.clone();
     let mut bench = Bench::new(&config.bench)?;
-    let mut search = Search::new(
-        config.from,
-        config.lowest,
-        config.highest,
-        config.tolerance_percent / 100.0,
-    );
+    let mut search =
+        Search::new(config.from, config.lowest, config.highest, config.tolerance_percent / 100.0);
     let mut runs: Vec<Run> = Vec::new();
     while let Some(rate) = search.next_rate() {
         let rates = Rates::constant(rate)?;
@@ -77,27 +74,27 @@ pub(super) fn find_max(config: &FindMaxConfig) -> anyhow::Result<Gate> {
             watch.elapsed() > Duration::from_secs(2) && running > 64.0 + HOPELESS_S * rate
         };
         let run = bench.measure(0, (&load, Some(&rates)), runs.len() as u64, hopeless)?;
-        if bench.interrupt.happened() {
+        if bench.ended() {
             break;
         }
         search.tell(rate, findmax::judge(&run, &slo));
         runs.push(run);
     }
-    let mut report = bench.report(Kind::FindMax, runs);
+    let (mut report, broken) = bench.report(Kind::FindMax, runs);
     let found = search.answer();
     report.warnings.extend(doubt(&found));
     let none = found.rate.is_none();
     report.find_max = Some(found);
-    let gate = output::finish(report, &config.bench.output)?;
+    let gate = finish(report, broken, &config.bench)?;
     Ok(if none { Gate::Failed } else { gate })
 }
 
 fn doubt(found: &FindMax) -> Option<String> {
     match (found.rate, found.above) {
         (None, _) => Some("not even the lowest rate met the objectives".to_owned()),
-        (Some(rate), None) => {
-            Some(format!("{rate} requests/s, the highest rate tried, still met the objectives: the limit lies above"))
-        }
+        (Some(rate), None) => Some(format!(
+            "{rate} requests/s, the highest rate tried, still met the objectives: the limit lies above"
+        )),
         (Some(_), Some(_)) => None,
     }
 }
@@ -112,18 +109,30 @@ pub(super) fn compare(config: &CompareConfig) -> anyhow::Result<Gate> {
     'rounds: for round in 0..u64::from(config.rounds) {
         for target in [0, 1] {
             runs.push(bench.measure(target, (&load, config.rate.as_ref()), round, never)?);
-            if bench.interrupt.happened() {
+            if bench.ended() {
                 break 'rounds;
             }
         }
     }
-    let mut report = bench.report(Kind::Compare, runs);
+    let (mut report, broken) = bench.report(Kind::Compare, runs);
     let of = |target| report.runs.iter().filter(|run| run.target == target).collect::<Vec<_>>();
     let names = [report.targets[0].url.as_str(), report.targets[1].url.as_str()];
-    let comparison =
-        compare::runs(names, &of(0), &of(1), config.tolerance.percent / 100.0);
+    let comparison = compare::runs(names, &of(0), &of(1), config.tolerance.percent / 100.0);
     report.comparison = Some(comparison);
-    output::finish(report, &config.bench.output)
+    finish(report, broken, &config.bench)
+}
+
+/// A test that broke in the middle is written down like another, and is no success.
+fn finish(
+    report: Report,
+    broken: Option<DriveError>,
+    config: &BenchConfig,
+) -> anyhow::Result<Gate> {
+    let gate = output::finish(report, &config.output)?;
+    match broken {
+        None => Ok(gate),
+        Some(error) => Err(anyhow::Error::from(error).context("the test ended early")),
+    }
 }
 
 fn refuse_concurrency(concurrency: Option<usize>) -> anyhow::Result<()> {

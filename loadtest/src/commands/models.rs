@@ -34,8 +34,18 @@ struct Model {
 /// The model to ask: the one that is wanted, if the server lists it, else its first.
 pub(super) fn choose(place: &Place<'_>, wanted: Option<&str>) -> anyhow::Result<String> {
     let url = place.url;
-    if !matches!(url.scheme_str(), Some("http" | "https" | "grpc" | "grpcs")) || url.host().is_none() {
-        bail!("{url} is no address of a server: write it like http://127.0.0.1:8080 or grpc://127.0.0.1:8081");
+    if !matches!(url.scheme_str(), Some("http" | "https" | "grpc" | "grpcs"))
+        || url.host().is_none()
+    {
+        bail!(
+            "{url} is no address of a server: write it like http://127.0.0.1:8080 or grpc://127.0.0.1:8081"
+        );
+    }
+    if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        bail!("leave user and password out of the URL: --api-key takes the key");
+    }
+    if !matches!(url.path(), "" | "/" | "/v1" | "/v1/") {
+        bail!("{url}: leave the path {} out, the API is asked at /v1", url.path());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listed = LocalSet::new().block_on(&runtime, async {
@@ -43,7 +53,8 @@ pub(super) fn choose(place: &Place<'_>, wanted: Option<&str>) -> anyhow::Result<
             .await
             .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", TIMEOUT.as_secs())))
     });
-    let models = listed.with_context(|| format!("cannot list the models of {url}; is the server running?"))?;
+    let models = listed
+        .with_context(|| format!("cannot list the models of {url}; is the server running?"))?;
     match (wanted, models.first()) {
         (Some(wanted), _) if models.iter().any(|model| model == wanted) => Ok(wanted.to_owned()),
         (Some(wanted), Some(_)) => {

@@ -43,7 +43,8 @@ pub(super) fn finish(mut report: Report, config: &OutputConfig) -> anyhow::Resul
 pub(super) fn write(report: &Report, config: &OutputConfig) -> anyhow::Result<()> {
     let json = serde_json::to_vec(report)?;
     let mut failed = None;
-    let mut put = |path: &Option<std::path::PathBuf>, bytes: Result<Vec<u8>, render::RenderError>| {
+    let mut put = |path: &Option<std::path::PathBuf>,
+                   bytes: Result<Vec<u8>, render::RenderError>| {
         let Some(path) = path else { return };
         if let Err(error) = bytes.and_then(|bytes| render::write(path, &bytes)) {
             failed.get_or_insert(error);

@@ -8,8 +8,8 @@ use super::{Gate, output, print};
 use crate::{
     compare,
     config::{DiffConfig, ReportConfig},
-    render,
     plan::{Begins, Prompt},
+    render,
     report::{Kind, Report, SCHEMA, Verdict},
     tokens::{IdealCache, Vocabulary},
     trace::Format,
@@ -71,7 +71,10 @@ pub(super) fn trace(config: &WorkloadConfig, ids: &Vocabulary) -> anyhow::Result
     }
     let per_request = |sum: u64| sum as f64 / requests.max(1) as f64;
     print(&format!("{trace}"))?;
-    print(&format!("  requests        {requests} in {sessions} sessions, over {:.0} s", end.as_secs_f64()))?;
+    print(&format!(
+        "  requests        {requests} in {sessions} sessions, over {:.0} s",
+        end.as_secs_f64()
+    ))?;
     print(&format!("  prompt tokens   {:.0} on average", per_request(prompt)))?;
     print(&format!("  output tokens   {:.0} on average", per_request(output)))?;
     print("An endless prefix cache would hold, in blocks of the trace's own size")?;
@@ -85,9 +88,8 @@ pub(super) fn trace(config: &WorkloadConfig, ids: &Vocabulary) -> anyhow::Result
 
 fn read(path: &Path) -> anyhow::Result<Report> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let report: Report = serde_json::from_slice(&bytes).with_context(|| {
-        format!("{} is no result of `glint loadtest … --json`", path.display())
-    })?;
+    let report: Report = serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is no result of `glint loadtest … --json`", path.display()))?;
     if report.schema != SCHEMA {
         bail!("{} is of form {}, this program reads {SCHEMA}", path.display(), report.schema);
     }

@@ -43,7 +43,8 @@ pub(super) fn pace(
             return Ok(());
         }
         let handover = &handovers[usize::try_from(number).unwrap_or(0) % handovers.len()];
-        if !hand_over(handover, prepared, load, watch) {
+        // It waits for a generator that does not keep up, whose records will say so, and ends with one that has ended.
+        if handover.blocking_send(prepared).is_err() {
             return Ok(());
         }
     }
@@ -73,26 +74,5 @@ fn due(watch: &Watch, at: Duration) -> bool {
             return true;
         }
         std::thread::sleep(left.min(LOOK));
-    }
-}
-
-/// False when the test is to end. A generator that does not take sessions any more is late, and its records say so.
-fn hand_over(
-    handover: &mpsc::Sender<Prepared>,
-    mut prepared: Prepared,
-    load: &Load,
-    watch: &Watch,
-) -> bool {
-    loop {
-        match handover.try_send(prepared) {
-            Ok(()) => return true,
-            Err(mpsc::error::TrySendError::Closed(_)) => return false,
-            Err(mpsc::error::TrySendError::Full(back)) => prepared = back,
-        }
-        let over = load.pace != Pace::Open && load.duration.is_some_and(|end| watch.elapsed() >= end);
-        if over || watch.stopped() {
-            return false;
-        }
-        std::thread::sleep(Duration::from_micros(200));
     }
 }

@@ -1,12 +1,12 @@
 //! One user's turns.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 
 use super::{Sink, Watch, pacer::Prepared};
 use crate::{
-    plan::{Begins, Labels, Prompt, Reader},
+    plan::{Begins, Labels, Reader, Turn},
     record::{ErrorKind, Outcome, Record},
     target::{Answer, Ask, Client, Conversation, Target},
 };
@@ -18,6 +18,8 @@ pub(super) struct Context {
     pub(super) watch: Watch,
     pub(super) duration: Option<Duration>,
     pub(super) sink: Option<Sink>,
+    /// The latest intended start so far, also of a turn that is yet to be sent.
+    pub(super) last_due: Cell<Duration>,
 }
 
 /// Which request, for its record.
@@ -29,6 +31,11 @@ struct Place {
     reader: Reader,
 }
 
+/// Whether a turn is sent only when those before it are over. In a conversation all are, for each stands on the answers before.
+fn waits(turn: &Turn, conversation: &Conversation) -> bool {
+    conversation.goes_on() || matches!(turn.begins, Begins::After(_))
+}
+
 /// Sends the turns of a session, each at its time. A turn after an answer that did not come is not sent: nobody could have asked it.
 pub(super) async fn run(context: Rc<Context>, prepared: Prepared) {
     let Prepared { number, session, first, start } = prepared;
@@ -37,15 +44,18 @@ pub(super) async fn run(context: Rc<Context>, prepared: Prepared) {
     let mut before_ended = start;
     let mut overlapping = JoinSet::new();
     for (turn_number, turn) in (0..).zip(&session.turns) {
-        let waits = matches!(turn.begins, Begins::After(_)) || matches!(turn.prompt, Prompt::Next(_));
-        if waits && !overlapping.is_empty() {
+        let own_waits = waits(turn, &conversation);
+        if own_waits && !overlapping.is_empty() {
             while overlapping.join_next().await.is_some() {}
             before_ended = context.watch.elapsed();
         }
         let intended = match turn.begins {
-            Begins::At(offset) => (start + offset).max(if waits { before_ended } else { start }),
+            Begins::At(offset) => {
+                (start + offset).max(if own_waits { before_ended } else { start })
+            }
             Begins::After(offset) => before_ended + offset,
         };
+        context.last_due.set(context.last_due.get().max(intended));
         let place = Place {
             session: number,
             turn: turn_number,
@@ -63,6 +73,7 @@ pub(super) async fn run(context: Rc<Context>, prepared: Prepared) {
                 let now = context.watch.elapsed();
                 tokio::select! {
                     () = tokio::time::sleep(intended.saturating_sub(now)) => {}
+                    () = context.watch.stop.cancelled() => break,
                     () = context.watch.cut.cancelled() => break,
                 }
                 ask
@@ -78,7 +89,8 @@ pub(super) async fn run(context: Rc<Context>, prepared: Prepared) {
                 break;
             }
         };
-        if waits || session.turns.len() == 1 {
+        let next = session.turns.get(turn_number as usize + 1);
+        if own_waits || next.is_none_or(|next| waits(next, &conversation)) {
             let (answer, outcome) = context.ask(&ask, &place).await;
             before_ended = context.watch.elapsed();
             if outcome != Outcome::Done {
