@@ -6,7 +6,7 @@ ARGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export RUST_BACKTRACE ?= 0
 
-.PHONY: up build test fmt lint docs bench bench-engine clean
+.PHONY: up build test fmt lint docs bench bench-engine bench-loadtest bench-loadtest-streams bench-loadtest-llama clean
 
 up: build
 	@exec $(TARGET)/release/glint up $(ARGS)
@@ -30,11 +30,11 @@ docs:
 	@python3 tools/check-docs.py
 
 # Each bench measures both sides in one run, prints the ratio last, and exits 0 only when its bound holds.
-bench: bench-engine
+bench: bench-engine bench-loadtest bench-loadtest-streams bench-loadtest-llama
 
-bench-engine: build
-	@tools/setup bench
-	@tools/bench/engine $(ARGS)
+bench-engine bench-loadtest bench-loadtest-streams bench-loadtest-llama: bench-%: build
+	@tools/setup $@
+	@tools/bench/$* $(ARGS)
 
 clean:
 	@$(CARGO) clean

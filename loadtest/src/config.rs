@@ -362,8 +362,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn vocabulary(text: &str) -> Result<Vocabulary, String> {
-    let ids = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
-    Vocabulary::new(ids.ok_or("write it FIRST-LAST, such as 1000-30000")?).map_err(|error| error.to_string())
+    let ids = text
+        .split_once('-')
+        .and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+    Vocabulary::new(ids.ok_or("write it FIRST-LAST, such as 1000-30000")?)
+        .map_err(|error| error.to_string())
 }
 
 fn name_and_key(text: &str) -> Result<(String, String), String> {

@@ -15,7 +15,7 @@ use std::{
 
 use ratatui::{
     Frame, Terminal, TerminalOptions, Viewport,
-    backend::CrosstermBackend,
+    backend::{Backend, ClearType, CrosstermBackend},
     layout::{Constraint, Layout},
     style::{Color, Style, Stylize},
     text::{Line, Span},
@@ -109,7 +109,9 @@ impl Screen {
         match self {
             Self::Nowhere => {}
             // Whoever reads it may have gone; the test goes on.
-            Self::Lines => drop(writeln!(stderr(), "{:>5.0} s  {}", elapsed.as_secs_f64(), line(&glance))),
+            Self::Lines => {
+                drop(writeln!(stderr(), "{:>5.0} s  {}", elapsed.as_secs_f64(), line(&glance)))
+            }
             Self::Terminal(terminal) => {
                 drop(terminal.draw(|frame| view(frame, &glance, load, elapsed)));
             }
@@ -118,7 +120,11 @@ impl Screen {
 
     fn close(self) {
         if let Self::Terminal(mut terminal) = self {
-            drop(terminal.clear());
+            // Not `clear`, which puts the cursor back to where it was: the report begins where the view did.
+            let top = terminal.get_frame().area().as_position();
+            let backend = terminal.backend_mut();
+            drop(backend.set_cursor_position(top));
+            drop(backend.clear_region(ClearType::AfterCursor));
             drop(terminal.show_cursor());
         }
     }
@@ -143,10 +149,7 @@ fn view(frame: &mut Frame<'_>, glance: &Glance, load: &Load, elapsed: Duration) 
     frame.render_widget(gauge, rows[0]);
     let failed = if glance.failed > 0 { Color::Red } else { Color::Reset };
     let counts = Line::from(vec![
-        Span::raw(format!(
-            "requests {} sent · {} done · ",
-            glance.requests, glance.done
-        )),
+        Span::raw(format!("requests {} sent · {} done · ", glance.requests, glance.done)),
         Span::styled(format!("{} failed", glance.failed), Style::new().fg(failed)),
         Span::raw(format!(" · {} running · ", glance.running)),
         Span::raw(format!("{} tokens", glance.output_tokens)),
@@ -167,8 +170,7 @@ fn view(frame: &mut Frame<'_>, glance: &Glance, load: &Load, elapsed: Duration) 
         ("TTFT p95 ms", &glance.ttft_p95_ms, Color::Magenta),
     ];
     for (row, (name, values, colour)) in rows[3..].iter().zip(courses) {
-        let columns =
-            Layout::horizontal([Constraint::Length(22), Constraint::Min(10)]).split(*row);
+        let columns = Layout::horizontal([Constraint::Length(22), Constraint::Min(10)]).split(*row);
         let wide = usize::from(columns[1].width);
         let latest = &values[values.len().saturating_sub(wide)..];
         let last = latest.last().copied().unwrap_or(0);

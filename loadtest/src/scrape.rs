@@ -103,9 +103,11 @@ async fn read(pages: &[Uri], names: &[String], watch: &Watch, ended: &AtomicBool
             warnings.entry(index).or_insert_with(|| format!("metrics of {page}: {failed}"));
         }
     }
-    let series = series
-        .into_iter()
-        .map(|((page, metric), points)| ServerSeries { url: pages[page].to_string(), metric, points });
+    let series = series.into_iter().map(|((page, metric), points)| ServerSeries {
+        url: pages[page].to_string(),
+        metric,
+        points,
+    });
     Scraped { series: series.collect(), warnings: warnings.into_values().collect() }
 }
 

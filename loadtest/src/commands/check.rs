@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::Write, sync::Arc, time::Duration};
 use anyhow::bail;
 use parking_lot::Mutex;
 
-use super::{Gate, bench, interrupt::Interrupt, print};
+use super::{Gate, bench, interrupt::Interrupt, output, print};
 use crate::{
     config::{RecordConfig, TargetConfig, VerifyConfig},
     drive::{self, Load, Pace, Sink, Watch},
@@ -23,6 +23,7 @@ use crate::{
 const TOLD_MAX: usize = 10;
 
 pub(super) fn record(config: &RecordConfig) -> anyhow::Result<Gate> {
+    output::check_place(&config.to)?;
     let target = greedy(&config.target)?;
     let form = target.form;
     let vocabulary = target.vocabulary;
@@ -51,14 +52,22 @@ pub(super) fn record(config: &RecordConfig) -> anyhow::Result<Gate> {
         })
     };
     let asked = sessions.len();
-    all(&target, sessions, config.concurrency, sink)?;
+    let ended = all(&target, sessions, config.concurrency, sink);
     let answers = answers.lock();
+    if answers.is_empty() {
+        ended?;
+        bail!("no answer to record came: nothing is written");
+    }
     let mut file = Vec::new();
     for line in answers.values() {
         writeln!(file, "{line}")?;
     }
-    render::write(&config.to, &file)?;
+    if let Err(error) = render::write(&config.to, &file) {
+        print(String::from_utf8_lossy(&file).trim_end())?;
+        return Err(anyhow::Error::from(error).context("the answers are printed above instead"));
+    }
     print(&format!("{} of {asked} answers recorded in {}", answers.len(), config.to.display()))?;
+    ended?;
     Ok(if answers.len() == asked { Gate::Passed } else { Gate::Failed })
 }
 
@@ -95,7 +104,7 @@ pub(super) fn verify(config: &VerifyConfig) -> anyhow::Result<Gate> {
             found.lock().insert(record.session, told);
         })
     };
-    all(&target, sessions, config.concurrency, sink)?;
+    let ended = all(&target, sessions, config.concurrency, sink);
     let found = found.lock();
     let differing: Vec<&String> = found.values().flatten().collect();
     for told in differing.iter().take(TOLD_MAX) {
@@ -108,6 +117,7 @@ pub(super) fn verify(config: &VerifyConfig) -> anyhow::Result<Gate> {
         recorded.len(),
         differing.len()
     ))?;
+    ended?;
     Ok(if equal == recorded.len() { Gate::Passed } else { Gate::Failed })
 }
 

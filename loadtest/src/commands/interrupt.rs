@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use parking_lot::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::drive::Watch;
 
@@ -22,9 +23,14 @@ impl Interrupt {
         let interrupt = Self::default();
         let listening = interrupt.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // Here and not on the thread, whose begin nobody waits for.
+        let mut signals = {
+            let _entered = runtime.enter();
+            signal(SignalKind::interrupt())?
+        };
         std::thread::Builder::new().name("interrupt".to_owned()).spawn(move || {
             runtime.block_on(async {
-                while tokio::signal::ctrl_c().await.is_ok() {
+                while signals.recv().await.is_some() {
                     let again = listening.happened.swap(true, Ordering::Relaxed);
                     match &*listening.running.lock() {
                         Some(watch) if again => watch.cut(),

@@ -12,20 +12,23 @@ use crate::{
     slo::Condition,
 };
 
-/// Finds out before the test that a file can be written where it is to go.
+/// Finds out before the test that its files can be written where they are to go.
 pub(super) fn check(config: &OutputConfig) -> anyhow::Result<()> {
     let paths = [&config.json, &config.html, &config.png, &config.llmd];
-    for path in paths.into_iter().flatten() {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        if !folder.is_dir() {
-            bail!("{} cannot be written: there is no folder {}", path.display(), folder.display());
-        }
-        if path.is_dir() {
-            bail!("{} cannot be written: it is a folder", path.display());
-        }
+    paths.into_iter().flatten().try_for_each(|path| check_place(path))
+}
+
+/// Finds out that there can be a file.
+pub(super) fn check_place(path: &Path) -> anyhow::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        bail!("{} cannot be written: there is no folder {}", path.display(), folder.display());
+    }
+    if path.is_dir() {
+        bail!("{} cannot be written: it is a folder", path.display());
     }
     Ok(())
 }

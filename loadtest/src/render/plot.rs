@@ -185,6 +185,10 @@ struct Sheet<'s, 'a>(&'s Area<'a>);
 impl Sheet<'_, '_> {
     fn line(&self, points: &[(i32, i32)], colour: RGBColor, width: u32) -> Result<(), ()> {
         let style = ShapeStyle::from(&colour).stroke_width(width);
+        if points.len() < 2 {
+            // No line, and no element that a reader would warn of.
+            return Ok(());
+        }
         self.0.draw(&PathElement::new(points.to_vec(), style)).map_err(drop)
     }
 

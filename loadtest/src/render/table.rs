@@ -119,7 +119,8 @@ impl Out {
         self.section(&tables::parts(run));
         self.line("");
         if let Some(queue_ms) = run.server_queue_ms {
-            let queue = format!("Requests waited {} on average in the servers' own queues.", ms(queue_ms));
+            let queue =
+                format!("Requests waited {} on average in the servers' own queues.", ms(queue_ms));
             self.field("", &queue);
         }
         self.field("", &tables::schedule(&run.generator));

@@ -203,8 +203,10 @@ fn ctrl_c_twice_cuts_what_runs_and_reports_the_rest() {
     let interrupted = std::thread::spawn(move || child.wait_with_output().unwrap());
     // The first asks it to end, the second says that it must; signals that come at once count as one.
     wait_for("the command to end", || {
-        let _gone = rustix::process::kill_process(id, rustix::process::Signal::INT);
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        if !interrupted.is_finished() {
+            let _gone = rustix::process::kill_process(id, rustix::process::Signal::INT);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
         interrupted.is_finished()
     });
     let (code, out, err) = ended(interrupted.join().unwrap());
