@@ -121,15 +121,15 @@ def glint(command, url, *options):
 
 def glint_requests(url, folder, concurrency, requests):
     return loadtest(
-        "run", url, "--concurrency", concurrency, "--requests", requests, "--input-tokens", INPUT_TOKENS, "--output-tokens", OUTPUT_TOKENS,
+        "run", url, "--concurrency", concurrency, "--requests", requests, "--duration-s", 600, "--input-tokens", INPUT_TOKENS, "--output-tokens", OUTPUT_TOKENS,
         "--json", folder / "glint.json",
     ), {}
 
 
-def guidellm(url, folder, profile, constraint, model="glm-mock", output_tokens=OUTPUT_TOKENS):
+def guidellm(url, folder, profile, constraint, model="glm-mock", output_tokens=OUTPUT_TOKENS, backend=""):
     """A guidellm command, which writes `guidellm.json`."""
     return [
-        TOOLS / "guidellm" / "bin" / "guidellm", "run", "--backend", f"kind=openai_http,target={url},model={model}", "--profile", profile,
+        TOOLS / "guidellm" / "bin" / "guidellm", "run", "--backend", f"kind=openai_http,target={url},model={model}{backend}", "--profile", profile,
         "--constraint", constraint, "--tokenizer", f"kind=hf_auto,model={TOKENIZER}",
         "--data", f"kind=synthetic_text,prompt_tokens={INPUT_TOKENS},output_tokens={output_tokens}",
         "--output", f"kind=json,path={folder / 'guidellm.json'}",
