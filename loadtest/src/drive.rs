@@ -185,7 +185,8 @@ pub fn run(
     for intake in intakes {
         let generator = Generator {
             target: target.clone(),
-            watch: watch.clone(),
+            // Its own, for what is overdue here may not be elsewhere.
+            watch: Watch { cut: watch.cut.child_token(), ..watch.clone() },
             drain: load.drain,
             sink: sink.clone(),
             duration: load.duration,

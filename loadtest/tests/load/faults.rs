@@ -152,7 +152,7 @@ fn a_connection_that_the_server_closed_meanwhile_costs_no_request() {
         steps.push(Step::Close);
         steps
     });
-    let (driven, _) = run(target(&mock), (0..4).map(|_| single(0)).collect(), &closed(1));
+    let (driven, _) = run(target(&mock), [0, 100, 200, 300].map(single).to_vec(), &open());
     assert_eq!((driven.run.summary.done, driven.run.summary.failed), (4, 0));
     assert_eq!(mock.connections(), 4);
 }
