@@ -89,7 +89,7 @@ async fn read(pages: &[Uri], names: &[String], watch: &Watch, ended: &AtomicBool
         let t_s = watch.elapsed().as_secs_f64();
         for (index, page) in pages.iter().enumerate() {
             let read = tokio::time::timeout(TIMEOUT, target::get(page, None, None)).await;
-            let failed = match read {
+            let failed = match read.map(|page| page.and_then(target::success)) {
                 Ok(Ok(body)) => {
                     let values = sums(&String::from_utf8_lossy(&body), names);
                     for (name, value) in values.into_iter().take(NAMES_MAX) {

@@ -22,7 +22,7 @@ pub use answer::Answer;
 use answer::message_of;
 pub use body::{Ask, Conversation, RenderError};
 pub(crate) use grpc::grpc_address;
-pub(crate) use http::get;
+pub(crate) use http::{get, success};
 use tokio_util::sync::CancellationToken;
 
 use crate::{

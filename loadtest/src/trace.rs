@@ -196,7 +196,7 @@ impl Trace {
                 Box::new(units.zip(starts).map(|(unit, start)| Ok(moved(unit?, start))))
             }
         };
-        Ok(Box::new(Merged { units: Some(units), ahead: None, waiting: Vec::new() }))
+        Ok(Box::new(Merged { units: Some(units), ahead: None, waiting: Vec::new(), error: None }))
     }
 
     fn units(&self) -> Result<Units, PlanError> {
@@ -317,6 +317,8 @@ struct Merged {
     ahead: Option<Vec<Session>>,
     /// The latest start first.
     waiting: Vec<Session>,
+    /// Told after all that was read before it.
+    error: Option<PlanError>,
 }
 
 impl Iterator for Merged {
@@ -329,9 +331,7 @@ impl Iterator for Merged {
                     Some(Ok(unit)) if unit.is_empty() => continue,
                     Some(Ok(unit)) => self.ahead = Some(unit),
                     Some(Err(error)) => {
-                        // What was read before the bad line is not sent after its error.
-                        (self.units, self.waiting) = (None, Vec::new());
-                        return Some(Err(error));
+                        (self.units, self.error) = (None, Some(error));
                     }
                     None => self.units = None,
                 }
@@ -341,7 +341,7 @@ impl Iterator for Merged {
             {
                 return self.waiting.pop().map(Ok);
             }
-            let unit = self.ahead.take()?;
+            let Some(unit) = self.ahead.take() else { return self.error.take().map(Err) };
             // The earliest last; among equals the trace's first last, for it is the next to go.
             self.waiting.splice(0..0, unit.into_iter().rev());
             self.waiting.sort_by_key(|session| std::cmp::Reverse(session.start));

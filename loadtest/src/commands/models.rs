@@ -55,6 +55,12 @@ pub(super) fn choose(place: &Place<'_>, wanted: Option<&str>) -> anyhow::Result<
     });
     let models = listed
         .with_context(|| format!("cannot list the models of {url}; is the server running?"))?;
+    // A server without a list takes whatever model is named.
+    let models = match (models, wanted) {
+        (Some(models), _) => models,
+        (None, Some(wanted)) => return Ok(wanted.to_owned()),
+        (None, None) => bail!("{url} does not list its models: name one with --model"),
+    };
     match (wanted, models.first()) {
         (Some(wanted), _) if models.iter().any(|model| model == wanted) => Ok(wanted.to_owned()),
         (Some(wanted), Some(_)) => {
@@ -65,17 +71,22 @@ pub(super) fn choose(place: &Place<'_>, wanted: Option<&str>) -> anyhow::Result<
     }
 }
 
-async fn list(place: &Place<'_>) -> anyhow::Result<Vec<String>> {
+/// The models that the server lists; `None` where it has no list.
+async fn list(place: &Place<'_>) -> anyhow::Result<Option<Vec<String>>> {
     if place.endpoint == Endpoint::Grpc {
-        return list_grpc(place).await;
+        return list_grpc(place).await.map(Some);
     }
     let mut parts = place.url.clone().into_parts();
     parts.path_and_query = Some("/v1/models".parse()?);
     let page = Uri::from_parts(parts)?;
-    let body = target::get(&page, place.api_key, place.ca).await.map_err(anyhow::Error::msg)?;
+    let response = target::get(&page, place.api_key, place.ca).await.map_err(anyhow::Error::msg)?;
+    if matches!(response.status().as_u16(), 404 | 405 | 501) {
+        return Ok(None);
+    }
+    let body = target::success(response).map_err(anyhow::Error::msg)?;
     let listed: Listed = serde_json::from_slice(&body)
         .with_context(|| format!("{page} is no list of models as OpenAI's API has it"))?;
-    Ok(listed.data.into_iter().map(|model| model.id).collect())
+    Ok(Some(listed.data.into_iter().map(|model| model.id).collect()))
 }
 
 async fn list_grpc(place: &Place<'_>) -> anyhow::Result<Vec<String>> {

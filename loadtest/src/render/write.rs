@@ -9,12 +9,17 @@ use std::{
 use super::RenderError;
 
 /// Writes `bytes` to `path`: into a file beside it first, which is synced and then takes the name, so that a reader never sees
-/// half a report and a full disk does not cost an earlier one.
+/// half a report and a full disk does not cost an earlier one. What is no regular file, such as `/dev/stdout`, is written straight into.
 ///
 /// # Errors
 ///
 /// [`RenderError::Write`] with the path and the system's words; the file beside it is gone then.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), RenderError> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let straight =
+            File::options().write(true).open(path).and_then(|mut file| file.write_all(bytes));
+        return straight.map_err(|error| RenderError::Write { path: path.to_owned(), error });
+    }
     let beside = beside(path);
     let written = fill(&beside, bytes).and_then(|()| fs::rename(&beside, path));
     written.map_err(|error| {
@@ -48,6 +53,14 @@ mod tests {
         write(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told_and_a_device_stays_one() {
+        let error = write(Path::new("/dev/full"), b"new").unwrap_err().to_string();
+        assert!(error.contains("/dev/full: No space left on device"), "{error}");
+        assert!(!fs::metadata("/dev/full").unwrap().is_file());
     }
 
     #[test]

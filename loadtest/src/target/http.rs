@@ -142,8 +142,12 @@ impl Http {
 ///
 /// # Errors
 ///
-/// One sentence: it cannot be reached, or its answer is no success.
-pub(crate) async fn get(url: &Uri, key: Option<&str>, ca: Option<&[u8]>) -> Result<Bytes, String> {
+/// One sentence: it cannot be reached.
+pub(crate) async fn get(
+    url: &Uri,
+    key: Option<&str>,
+    ca: Option<&[u8]>,
+) -> Result<Response<Bytes>, String> {
     let connector = Connector::new(url, ca).map_err(|error| error.to_string())?;
     let mut sender = connector.connect(false).await?;
     let path = url.path_and_query().map_or("/", |path| path.as_str());
@@ -154,14 +158,22 @@ pub(crate) async fn get(url: &Uri, key: Option<&str>, ca: Option<&[u8]>) -> Resu
     }
     let request = request.body(Full::default()).map_err(|error| error.to_string())?;
     let response = sender.send_request(request).await.map_err(|error| chain(&error))?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, DOCUMENT_BYTES_MAX).collect().await;
+    Ok(Response::from_parts(head, body.map_err(|error| error.to_string())?.to_bytes()))
+}
+
+/// The body of a success; else the status and the server's own words.
+///
+/// # Errors
+///
+/// The answer is no success.
+pub(crate) fn success(response: Response<Bytes>) -> Result<Bytes, String> {
     let status = response.status();
-    let body = Limited::new(response.into_body(), DOCUMENT_BYTES_MAX).collect().await;
-    let body = body.map_err(|error| error.to_string())?.to_bytes();
     if status.is_success() {
-        Ok(body)
-    } else {
-        Err(format!("{status}: {}", message_of(&String::from_utf8_lossy(&body))))
+        return Ok(response.into_body());
     }
+    Err(format!("{status}: {}", message_of(&String::from_utf8_lossy(response.body()))))
 }
 
 fn was_closing(error: &hyper::Error, sent: Instant) -> bool {
