@@ -126,11 +126,11 @@ def glint_requests(url, folder, concurrency, requests):
     ), {}
 
 
-def guidellm(url, folder, profile, constraint, model="glm-mock", output_tokens=OUTPUT_TOKENS, backend=""):
+def guidellm(url, folder, profile, constraint, model="glm-mock", output_tokens=OUTPUT_TOKENS, backend="", tokenizer=TOKENIZER):
     """A guidellm command, which writes `guidellm.json`."""
     return [
         TOOLS / "guidellm" / "bin" / "guidellm", "run", "--backend", f"kind=openai_http,target={url},model={model}{backend}", "--profile", profile,
-        "--constraint", constraint, "--tokenizer", f"kind=hf_auto,model={TOKENIZER}",
+        "--constraint", constraint, "--tokenizer", f"kind=hf_auto,model={tokenizer}",
         "--data", f"kind=synthetic_text,prompt_tokens={INPUT_TOKENS},output_tokens={output_tokens}",
         "--output", f"kind=json,path={folder / 'guidellm.json'}",
     ], {"HF_HUB_OFFLINE": "1"}
