@@ -32,9 +32,21 @@ docs:
 # Each bench measures both sides in one run, prints the ratio last, and exits 0 only when its bound holds.
 bench: bench-engine bench-loadtest bench-loadtest-streams bench-loadtest-llama
 
-bench-engine bench-loadtest bench-loadtest-streams bench-loadtest-llama: bench-%: build
+bench-engine: build
 	@tools/setup $@
-	@tools/bench/$* $(ARGS)
+	@tools/bench/engine $(ARGS)
+
+bench-loadtest: build
+	@tools/setup $@
+	@tools/bench/loadtest $(ARGS)
+
+bench-loadtest-streams: build
+	@tools/setup $@
+	@tools/bench/loadtest-streams $(ARGS)
+
+bench-loadtest-llama: build
+	@tools/setup $@
+	@tools/bench/loadtest-llama $(ARGS)
 
 clean:
 	@$(CARGO) clean
