@@ -10,7 +10,7 @@ mod inspect;
 mod source;
 mod up;
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use glint_core::{Failure, Kind};
@@ -89,7 +89,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // The whole chain on one line: "what failed: why".
-            eprintln!("error: {error:#}");
+            // Nobody may be reading any more, which is no reason to panic.
+            let _written = writeln!(std::io::stderr(), "error: {error:#}");
             exit_code(&error)
         }
     }

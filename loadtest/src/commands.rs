@@ -41,7 +41,7 @@ pub fn run(config: LoadtestConfig) -> anyhow::Result<Gate> {
         Command::Report(config) => show::report(&config),
         Command::Trace(config) => show::trace(&config.workload, &config.token_ids),
         Command::Schema => {
-            print(&render::schema())?;
+            print(render::schema().trim_end())?;
             Ok(Gate::Passed)
         }
     }

@@ -65,6 +65,15 @@ pub struct Load {
     pub slo: Arc<[Condition]>,
 }
 
+impl Load {
+    /// Length of the window that counts; without an end, that of a minute's test.
+    #[must_use]
+    pub fn measured(&self) -> Duration {
+        let end = self.window.to.or(self.duration).unwrap_or(Duration::from_secs(60));
+        end.saturating_sub(self.window.from)
+    }
+}
+
 /// Who decides when the next session starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {

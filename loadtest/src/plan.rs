@@ -15,12 +15,12 @@ pub type Schedule = Box<dyn Iterator<Item = Result<Session, PlanError>> + Send>;
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// A file cannot be read.
-    #[error("cannot read {file}: {source}")]
+    #[error("cannot read {file}: {error}")]
     Read {
         /// The file.
         file: String,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A line of a file says nothing that can be sent.
     #[error("{file}, line {line}: {reason}")]

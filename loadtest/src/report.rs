@@ -338,8 +338,8 @@ pub enum Verdict {
 pub struct Assertion {
     /// As written.
     pub text: String,
-    /// What was measured, in the unit written.
-    pub measured: f64,
+    /// What was measured, in the unit written; absent where nothing was, and then it does not hold.
+    pub measured: Option<f64>,
     /// Whether it holds.
     pub holds: bool,
 }

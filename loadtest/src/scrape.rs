@@ -103,6 +103,13 @@ async fn read(pages: &[Uri], names: &[String], watch: &Watch, ended: &AtomicBool
             warnings.entry(index).or_insert_with(|| format!("metrics of {page}: {failed}"));
         }
     }
+    for (index, page) in pages.iter().enumerate() {
+        if !series.keys().any(|(of, _)| *of == index) {
+            let nothing =
+                || format!("metrics of {page}: none of the wanted names is there, see --metric");
+            warnings.entry(index).or_insert_with(nothing);
+        }
+    }
     let series = series.into_iter().map(|((page, metric), points)| ServerSeries {
         url: pages[page].to_string(),
         metric,

@@ -203,7 +203,9 @@ impl Condition {
             }
             Figure::Errors => share(of.failed + of.unfinished, of.requests),
             Figure::Goodput => of.good_share,
-            Figure::CachedShare => share(of.cached_tokens, of.prompt_tokens),
+            Figure::CachedShare => {
+                share(of.cached_tokens, of.prompt_tokens).filter(|_| of.cached_tokens_known)
+            }
             Figure::RequestsPerS => Some(of.requests_per_s),
             Figure::DonePerS => Some(of.done_per_s),
             Figure::OutputTokensPerS => Some(of.output_tokens_per_s),

@@ -183,7 +183,7 @@ fn same_end(a: &[&str], b: &[&str]) -> usize {
 /// It cannot be read, or a line is none.
 pub fn read(path: &Path) -> Result<Vec<Recorded>, PlanError> {
     let file = path.display().to_string();
-    let unreadable = |source| PlanError::Read { file: file.clone(), source };
+    let unreadable = |error| PlanError::Read { file: file.clone(), error };
     let mut reader = BufReader::new(std::fs::File::open(path).map_err(unreadable)?);
     let mut all = Vec::new();
     let mut line = Vec::new();

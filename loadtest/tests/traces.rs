@@ -445,8 +445,8 @@ fn a_packed_trace_is_read_like_a_plain_one_and_a_broken_one_is_named() {
     let written = |trace: &Trace| format!("{:?}", sessions(trace));
     assert_eq!(written(&Trace::new(path)), written(&plain));
     match fails(&packed[..packed.len() - 20], None) {
-        PlanError::Read { source, .. } => {
-            assert_eq!(source.kind(), std::io::ErrorKind::UnexpectedEof)
+        PlanError::Read { error, .. } => {
+            assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof)
         }
         other => panic!("{other}"),
     }

@@ -24,7 +24,7 @@ const LEASE_TTL: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum RouterError {
     /// The registry's URL is none.
-    #[error("--fleet names no registry that can be used")]
+    #[error("the registry cannot be used")]
     Fleet(#[from] FleetError),
     /// A port cannot be had, or a listener broke.
     #[error(transparent)]

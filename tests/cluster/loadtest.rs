@@ -138,11 +138,14 @@ fn recorded_answers_are_verified_and_a_changed_one_is_named() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    lines[2]["expected"][4] = "zebra".into();
+    // How many tokens come in one piece is the router's business.
+    let pieces = lines[2]["expected"].as_array_mut().unwrap();
+    let last = pieces.len() - 1;
+    pieces[last] = "zebra".into();
     let changed: Vec<String> = lines.iter().map(ToString::to_string).collect();
     std::fs::write(&file, changed.join("\n")).unwrap();
     let output = verify(&file);
     let text = said(&output, false);
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(text.contains("line 3: different from token 4"), "{text}");
+    assert!(text.contains(&format!("line 3: different from token {last}")), "{text}");
 }

@@ -1,4 +1,4 @@
-//! What does Ctrl-C do?
+//! What do Ctrl-C and SIGTERM do?
 
 use std::sync::{
     Arc,
@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::drive::Watch;
 
-/// The first Ctrl-C starts nothing more and lets answers end, the second cuts them; what was measured is reported either way.
+/// The first of them starts nothing more and lets answers end, the second cuts them; what was measured is reported either way.
 #[derive(Clone, Default)]
 pub(super) struct Interrupt {
     happened: Arc<AtomicBool>,
@@ -24,13 +24,17 @@ impl Interrupt {
         let listening = interrupt.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // Here and not on the thread, whose begin nobody waits for.
-        let mut signals = {
+        let (mut interrupts, mut terminations) = {
             let _entered = runtime.enter();
-            signal(SignalKind::interrupt())?
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
         };
         std::thread::Builder::new().name("interrupt".to_owned()).spawn(move || {
             runtime.block_on(async {
-                while signals.recv().await.is_some() {
+                loop {
+                    tokio::select! {
+                        _ = interrupts.recv() => {}
+                        _ = terminations.recv() => {}
+                    }
                     let again = listening.happened.swap(true, Ordering::Relaxed);
                     match &*listening.running.lock() {
                         Some(watch) if again => watch.cut(),

@@ -17,6 +17,11 @@ use crate::{
 /// Streams that wait over that many seconds of intended requests: a probe need not go on.
 const HOPELESS_S: f64 = 10.0;
 
+/// Requests of a probe, at least: fewer say nothing about a 95th percentile.
+const REQUESTS_MIN: f64 = 20.0;
+/// A shorter probe does not show whether a queue grows.
+const PROBE_MIN: Duration = Duration::from_secs(8);
+
 fn never(_: &Watch) -> bool {
     false
 }
@@ -69,6 +74,13 @@ pub(super) fn find_max(config: &FindMaxConfig) -> anyhow::Result<Gate> {
     while let Some(rate) = search.next_rate() {
         let rates = Rates::constant(rate)?;
         let load = config.bench.load(Some(&rates))?;
+        let probe_s = load.measured().as_secs_f64();
+        if rate * probe_s < REQUESTS_MIN {
+            bench.warnings.push(format!(
+                "at {rate:.3} requests/s a probe of {probe_s:.0} s sends too few to judge: make --duration-s longer"
+            ));
+            break;
+        }
         let hopeless = move |watch: &Watch| {
             let running = watch.look(crate::measure::Measures::running) as f64;
             watch.elapsed() > Duration::from_secs(2) && running > 64.0 + HOPELESS_S * rate
@@ -80,6 +92,7 @@ pub(super) fn find_max(config: &FindMaxConfig) -> anyhow::Result<Gate> {
         search.tell(rate, findmax::judge(&run, &slo));
         runs.push(run);
     }
+    bench.warnings.extend(short_probes(&config.bench)?);
     let (mut report, broken) = bench.report(Kind::FindMax, runs);
     let found = search.answer();
     report.warnings.extend(doubt(&found));
@@ -89,9 +102,27 @@ pub(super) fn find_max(config: &FindMaxConfig) -> anyhow::Result<Gate> {
     Ok(if none { Gate::Failed } else { gate })
 }
 
+/// What a search cannot see with these flags.
+fn short_probes(config: &BenchConfig) -> anyhow::Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    let probe = config.load(Some(&Rates::constant(1.0)?))?.measured();
+    if probe < PROBE_MIN {
+        warnings.push(format!(
+            "probes of {:.0} s are too short to see a queue grow, so the rate may be too high: make --duration-s {} or more",
+            probe.as_secs_f64(),
+            PROBE_MIN.as_secs()
+        ));
+    }
+    if config.load.slo.is_empty() {
+        warnings.push("without --slo only failures and a growing queue end the search".to_owned());
+    }
+    Ok(warnings)
+}
+
 fn doubt(found: &FindMax) -> Option<String> {
     match (found.rate, found.above) {
-        (None, _) => Some("not even the lowest rate met the objectives".to_owned()),
+        (None, Some(_)) => Some("not even the lowest rate met the objectives".to_owned()),
+        (None, None) => None,
         (Some(rate), None) => Some(format!(
             "{rate} requests/s, the highest rate tried, still met the objectives: the limit lies above"
         )),

@@ -38,8 +38,23 @@ pub(super) fn finish(mut report: Report, config: &OutputConfig) -> anyhow::Resul
     report.assertions = assertions(&report.runs, &config.assert);
     print(&render::table(&report))?;
     write(&report, config)?;
+    if let Some(sentence) = nothing_answered(&report.runs) {
+        anyhow::bail!(sentence);
+    }
     let holds = report.assertions.iter().all(|assertion| assertion.holds);
     Ok(if holds { Gate::Passed } else { Gate::Failed })
+}
+
+/// A test without a single answer measured nothing, whatever was asserted.
+fn nothing_answered(runs: &[Run]) -> Option<String> {
+    let answered = |run: &Run| run.summary.done + run.summary.left > 0;
+    let asked: u64 = runs.iter().map(|run| run.summary.requests).sum();
+    if asked == 0 || runs.iter().any(answered) {
+        return None;
+    }
+    let example = runs.iter().find_map(|run| run.summary.error_examples.values().next());
+    let example = example.map_or("all were still running at the end", String::as_str);
+    Some(format!("not one of {asked} requests was answered whole: {example}"))
 }
 
 /// Writes every file that is asked for; the first that fails is told after the others were tried.
@@ -48,9 +63,13 @@ pub(super) fn write(report: &Report, config: &OutputConfig) -> anyhow::Result<()
     let mut failed = None;
     let mut put = |path: &Option<std::path::PathBuf>,
                    bytes: Result<Vec<u8>, render::RenderError>| {
-        let Some(path) = path else { return };
-        if let Err(error) = bytes.and_then(|bytes| render::write(path, &bytes)) {
-            failed.get_or_insert(error);
+        let Some(path) = path else { return false };
+        match bytes.and_then(|bytes| render::write(path, &bytes)) {
+            Ok(()) => true,
+            Err(error) => {
+                failed.get_or_insert(error);
+                false
+            }
         }
     };
     put(&config.html, Ok(render::html(report).into_bytes()));
@@ -58,9 +77,10 @@ pub(super) fn write(report: &Report, config: &OutputConfig) -> anyhow::Result<()
         put(&config.png, render::png(report));
     }
     put(&config.llmd, Ok(serde_json::to_vec_pretty(&render::llmd(report))?));
-    put(&config.json, Ok(json.clone()));
+    let json_is_safe = put(&config.json, Ok(json.clone()));
     match failed {
         None => Ok(()),
+        Some(error) if json_is_safe => Err(error.into()),
         Some(error) => {
             print(&String::from_utf8_lossy(&json))?;
             Err(anyhow::Error::from(error).context("the result as JSON is printed above instead"))
@@ -72,7 +92,7 @@ pub(super) fn write(report: &Report, config: &OutputConfig) -> anyhow::Result<()
 fn assertions(runs: &[Run], conditions: &[Condition]) -> Vec<Assertion> {
     let one = |condition: &Condition| {
         let bad = runs.iter().find(|run| !condition.holds(run)).or(runs.first());
-        let measured = bad.and_then(|run| condition.measured_as_written(run)).unwrap_or(0.0);
+        let measured = bad.and_then(|run| condition.measured_as_written(run));
         Assertion {
             text: condition.to_string(),
             measured,

@@ -24,8 +24,18 @@ pub(super) fn diff(config: &DiffConfig) -> anyhow::Result<Gate> {
     let (name_a, name_b) = (config.a.display().to_string(), config.b.display().to_string());
     let tolerance = config.tolerance.percent / 100.0;
     let comparison = compare::files([&name_a, &name_b], &a, &b, tolerance);
+    if comparison.figures.is_empty() {
+        bail!("{}", comparison.verdict);
+    }
+    let mut warnings = Vec::new();
+    if a.workload != b.workload {
+        warnings.push(format!("the workloads differ: {} had {}", config.a.display(), a.workload));
+    }
     let worse = comparison.figures.iter().any(|figure| figure.verdict == Verdict::Worse);
-    let mut shown = Report { runs: Vec::new(), targets: Vec::new(), kind: Kind::Compare, ..b };
+    let mut shown =
+        Report { runs: Vec::new(), targets: Vec::new(), kind: Kind::Compare, warnings, ..b };
+    // Those of the second alone are no business of a comparison.
+    shown.assertions.clear();
     shown.comparison = Some(comparison);
     print(&render::table(&shown))?;
     Ok(if worse { Gate::Failed } else { Gate::Passed })

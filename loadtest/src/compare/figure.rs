@@ -65,7 +65,7 @@ pub(super) const FIGURES: &[Figure] = &[
         name: "failed_share",
         scale: Scale::Count,
         better: Better::Lower,
-        of: |s| share(s.failed, s.requests),
+        of: |s| share(s.failed + s.unfinished, s.requests),
     },
     Figure {
         name: "cached_share",
@@ -124,7 +124,10 @@ impl Figure {
     fn by_count(&self, a: &[&Run], b: &[&Run]) -> Difference {
         let count = |runs: &[&Run]| {
             runs.iter().fold((0, 0), |(failed, requests), run| {
-                (failed + run.summary.failed, requests + run.summary.requests)
+                (
+                    failed + run.summary.failed + run.summary.unfinished,
+                    requests + run.summary.requests,
+                )
             })
         };
         let Estimate { a, b, value, interval } = proportion_difference(count(a), count(b));

@@ -363,7 +363,7 @@ pub(super) fn assertions(report: &Report) -> Grid {
         let verdict = if assertion.holds { "holds" } else { "FAILS" };
         grid.row([
             assertion.text.as_str().into(),
-            three(assertion.measured).into(),
+            assertion.measured.map_or("not measured".to_owned(), three).into(),
             cell(verdict, Mood::good_if(assertion.holds)),
         ]);
     }

@@ -267,7 +267,8 @@ impl Answer {
             (true, false) => return cut("[DONE] came before a finish_reason"),
             (true, true) => {}
         }
-        if self.arrivals == 0 {
+        // Tokens may have no text: the bytes of a character that was never finished, or special ones.
+        if self.output_tokens() == 0 {
             return Outcome::Failed(ErrorKind::Empty, "the answer has no token".into());
         }
         match self.completion_tokens {
@@ -346,6 +347,13 @@ mod tests {
         assert_eq!(kind(&[a, "<html>", END, "[DONE]"]), Some(ErrorKind::Garbage));
         assert_eq!(kind(&[END, "[DONE]"]), Some(ErrorKind::Empty));
         assert_eq!(kind(&[a, r#"{"error":{"message":"lost"}}"#]), Some(ErrorKind::StreamError));
+    }
+
+    #[test]
+    fn tokens_without_text_are_an_answer_and_no_token_at_all_is_none() {
+        assert_eq!(judged(&[END, USAGE, "[DONE]"]).1, Outcome::Done);
+        let nothing = r#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":0}}"#;
+        assert_eq!(kind(&[END, nothing, "[DONE]"]), Some(ErrorKind::Empty));
     }
 
     #[test]

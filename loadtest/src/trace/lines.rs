@@ -25,7 +25,7 @@ pub(super) struct Lines {
 
 /// Opens a file, and unpacks it where it begins as gzip does.
 pub(super) fn reader(path: &Path) -> Result<Box<dyn BufRead + Send>, PlanError> {
-    let failed = |source| PlanError::Read { file: path.display().to_string(), source };
+    let failed = |error| PlanError::Read { file: path.display().to_string(), error };
     let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(failed)?);
     let packed = file.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
     Ok(if packed {
@@ -121,8 +121,8 @@ impl Lines {
             .map_err(|_| self.error("the line is not UTF-8"))
     }
 
-    fn broken(&self, source: io::Error) -> PlanError {
-        PlanError::Read { file: self.file.clone(), source }
+    fn broken(&self, error: io::Error) -> PlanError {
+        PlanError::Read { file: self.file.clone(), error }
     }
 }
 

@@ -9,7 +9,7 @@ use clap::Parser;
 use glint_loadtest::{Gate, LoadtestConfig};
 use serde_json::Value;
 
-use crate::mock::{Mock, Step, answer, piece, wait_for};
+use crate::mock::{Mock, Step, answer, piece, status, wait_for};
 
 /// Flags for [`as_a_command`], which is this test binary called as if it were `glint loadtest`.
 const FLAGS: &str = "GLINT_LOADTEST_TEST_FLAGS";
@@ -243,11 +243,11 @@ fn a_sweep_measures_each_rate_and_find_max_needs_a_server_that_holds() {
         "--url",
         &url,
         "--duration-s",
-        "0.2",
+        "0.3",
         "--from",
-        "40",
+        "160",
         "--lowest",
-        "20",
+        "80",
         "--slo",
         "ttft_p50<0.001us",
         "--json",
@@ -257,4 +257,20 @@ fn a_sweep_measures_each_rate_and_find_max_needs_a_server_that_holds() {
     let report = read(&json);
     assert_eq!(report["find_max"]["rate"], Value::Null);
     assert!(report["warnings"].to_string().contains("not even the lowest rate"), "{report}");
+    assert!(report["warnings"].to_string().contains("too short to see a queue grow"), "{report}");
+}
+
+#[test]
+fn a_test_without_an_answer_and_a_probe_without_requests_are_no_success() {
+    let mock =
+        Mock::start(|_| status("503 Service Unavailable", r#"{"error":{"message":"no group"}}"#));
+    let url = mock.url();
+    let (code, out, err) =
+        loadtest(&["run", "-q", "--url", &url, "--concurrency", "1", "--requests", "3"]);
+    assert_eq!(code, 1, "{out}{err}");
+    assert!(err.contains("not one of 3 requests was answered whole"), "{err}");
+    assert!(err.contains("no group"), "{err}");
+    let (code, out, err) = loadtest(&["find-max", "-q", "--url", &url, "--duration-s", "0.2"]);
+    assert_eq!(code, 3, "{out}{err}");
+    assert!(out.contains("sends too few to"), "{out}");
 }

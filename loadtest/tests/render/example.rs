@@ -266,7 +266,7 @@ fn report(kind: Kind, runs: Vec<Run>) -> Report {
 fn single() -> Report {
     let mut report = report(Kind::Run, vec![run(0, 28.0, 1.0, 1)]);
     let p95 = report.runs[0].summary.ttft.p95;
-    let of = |text: &str, holds| Assertion { text: text.to_owned(), measured: p95, holds };
+    let of = |text: &str, holds| Assertion { text: text.to_owned(), measured: Some(p95), holds };
     report.assertions = vec![of("ttft_p95<5s", true), of("ttft_p95<250ms", false)];
     report.warnings = vec![
         "1 of 2 metrics endpoints did not answer: http://worker-1.example:9090/metrics".to_owned(),
