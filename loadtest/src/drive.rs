@@ -113,7 +113,7 @@ pub struct Watch {
     cut: CancellationToken,
 }
 
-/// Is told what became of every request, in and out of the window, on a generator thread.
+/// Is told what became of every request, in and out of the window, on a generator thread. The gaps are the record's, no longer the answer's.
 pub type Sink = Arc<dyn Fn(&Record, &crate::target::Answer) + Send + Sync>;
 
 impl Watch {

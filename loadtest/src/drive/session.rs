@@ -85,7 +85,7 @@ pub(super) async fn run(context: Rc<Context>, prepared: Prepared) {
                 let failed = Outcome::Failed(ErrorKind::ClientError, error.to_string().into());
                 let at = context.watch.elapsed();
                 context.watch.measures.lock().sent(at);
-                context.note(&place, &Answer::default(), (at, at), failed);
+                context.note(&place, &mut Answer::default(), (at, at), failed);
                 break;
             }
         };
@@ -108,16 +108,16 @@ pub(super) async fn run(context: Rc<Context>, prepared: Prepared) {
 impl Context {
     async fn ask(&self, ask: &Ask, place: &Place) -> (Answer, Outcome) {
         self.watch.measures.lock().sent(self.watch.elapsed());
-        let asked = self.client.ask(ask, &place.labels, place.reader, &self.watch.cut).await;
+        let mut asked = self.client.ask(ask, &place.labels, place.reader, &self.watch.cut).await;
         let times = (self.watch.since_begin(asked.sent), self.watch.since_begin(asked.end));
-        let outcome = self.note(place, &asked.answer, times, asked.outcome);
+        let outcome = self.note(place, &mut asked.answer, times, asked.outcome);
         (asked.answer, outcome)
     }
 
     fn note(
         &self,
         place: &Place,
-        answer: &Answer,
+        answer: &mut Answer,
         (sent, end): (Duration, Duration),
         outcome: Outcome,
     ) -> Outcome {
@@ -134,7 +134,7 @@ impl Context {
             prompt_tokens: answer.prompt_tokens,
             cached_tokens: answer.cached_tokens,
             output_tokens: answer.output_tokens(),
-            gaps_us: answer.gaps_us.clone(),
+            gaps_us: std::mem::take(&mut answer.gaps_us),
             outcome,
         };
         self.watch.measures.lock().ended(&record);
